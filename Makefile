@@ -1,0 +1,104 @@
+# Every target that CI runs is one that runs on a laptop. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+STACK ?= dev
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LAB := $(BIN)/python -m lab
+CHARTS := .lab/charts
+
+export PYTHONDONTWRITEBYTECODE := 1
+# an Output in an f-string raises instead of writing a warning into a resource
+export PULUMI_ERROR_OUTPUT_STRING := true
+
+.PHONY: help up preview down verify lab-up lab-down lab-status env test format lint types layers \
+	unit golden e2e bench tools system charts settings-table clean
+
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+
+# --- the mesh ------------------------------------------------------------------------------------
+
+up: $(VENV) system ## install the mesh and Bookinfo: on the lab, or on the cluster the stack names
+	@$(LAB) pulumi --stack $(STACK) -- up --yes
+	@$(LAB) summary --stack $(STACK)
+
+preview: $(VENV) system ## what `make up` would change, the objects inside Helm releases included
+	@$(LAB) preview --stack $(STACK)
+
+down: $(VENV) ## destroy the stack, stop the lab
+	@$(LAB) destroy --stack $(STACK)
+
+# --- the lab -------------------------------------------------------------------------------------
+
+lab-up: $(VENV) system ## start the embedded cluster alone
+	@$(LAB) up
+
+lab-down: $(VENV) ## stop the embedded cluster and remove all of it, Pulumi's state of it included
+	@$(LAB) down
+
+lab-status: $(VENV) ## is the lab up, and where are its logs
+	@$(LAB) status
+
+env: $(VENV) ## shell variables for pulumi, kubectl, istioctl: eval "$$(make -s env)"
+	@$(LAB) env
+
+tools: $(VENV) ## fetch or build every program the lab needs, and list where each comes from
+	@$(BIN)/python -m lab.toolchain ensure
+	@$(BIN)/python -m lab.toolchain list
+
+# the lab's network needs iptables and iproute2; on Debian and Ubuntu root can have them at once
+system:
+	@if ! command -v iptables >/dev/null || ! command -v ip >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && apt-get install -y -qq iptables iproute2 >/dev/null; \
+		else echo "the lab needs iptables and iproute2: sudo apt-get install iptables iproute2" >&2; \
+			exit 1; fi; fi
+
+# --- checks --------------------------------------------------------------------------------------
+
+test: format lint types layers unit ## everything that needs no cluster
+
+format: $(VENV)
+	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
+
+lint: $(VENV)
+	@$(BIN)/ruff check --quiet .
+
+types: $(VENV)
+	@$(BIN)/mypy .
+
+layers: $(VENV)
+	@$(BIN)/lint-imports --no-cache
+
+unit: $(VENV) charts
+	@$(BIN)/pytest
+
+golden: $(VENV) charts ## write tests/unit/golden anew; read the difference before committing it
+	@GOLDEN=write $(BIN)/pytest tests/unit/test_program.py
+
+e2e: $(VENV) system ## the real engine on a lab of its own: up, again, drift, destroy, up again
+	@$(BIN)/pytest tests/e2e -m e2e -x -v --durations=12
+
+charts: $(CHARTS)
+$(CHARTS): | $(VENV)
+	@$(BIN)/python -m lab.toolchain charts $(CHARTS)
+
+settings-table: $(VENV) ## write the README's table of settings from Pulumi.yaml
+	@$(BIN)/python -m tools.settings_table --write
+
+# --- environment ---------------------------------------------------------------------------------
+
+$(VENV): $(VENV)/.installed
+$(VENV)/.installed: requirements.txt requirements-dev.txt requirements-lab.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.x")'
+	@$(PYTHON) -m venv $(VENV)
+	@echo "installing pinned requirements into $(VENV)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-lab.txt
+	@touch $@
+
+clean: lab-down ## remove the virtual environment and every cache of this checkout
+	@rm -rf $(VENV) .lab .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,115 @@
+"""Istio, Bookinfo and mutual TLS: settings in, components wired, outputs out.
+
+What waits for what between components is written here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import pulumi
+
+from components import bookinfo, gateway
+from components.cluster import connect
+from components.control_plane import ControlPlane, ControlPlaneArgs
+from components.kinds import ClusterAccess, Distribution
+from components.mesh_namespace import MeshNamespace, MeshNamespaceArgs
+from components.mtls import MtlsHost, MutualTls, MutualTlsArgs
+from settings import Settings
+
+settings = Settings.load()
+stack = f"{pulumi.get_project()}/{pulumi.get_stack()}"
+access = ClusterAccess(kubeconfig=settings.kubeconfig, context=settings.kube_context)
+cluster = connect(access)
+cluster.check_control_plane(stack=stack)
+cluster.check_namespace(settings.namespace, adopt=settings.adopt_namespace, stack=stack)
+provider = cluster.provider("cluster")
+
+
+def after(*components: pulumi.Resource) -> pulumi.ResourceOptions:
+    """Options of a component that waits for others, and is deleted before them."""
+    return pulumi.ResourceOptions(provider=provider, depends_on=list(components))
+
+
+istio = Distribution(
+    version=settings.istio_version,
+    charts=settings.chart_source,
+    profile=settings.profile,
+    timeout_s=settings.timeout_s,
+)
+control_plane = ControlPlane(
+    "istio",
+    ControlPlaneArgs(
+        istio=istio,
+        access=access,
+        stack=stack,
+        image_hub=settings.image_hub,
+        image_tag=settings.image_tag,
+        access_log=settings.access_log,
+        trace_sampling=settings.trace_sampling,
+        outbound_traffic_policy=settings.outbound_traffic_policy,
+        telemetry=settings.telemetry,
+        istiod_env=settings.istiod_env,
+        keep_crds=settings.keep_crds,
+    ),
+    after(),
+)
+namespace = MeshNamespace(
+    "mesh",
+    MeshNamespaceArgs(namespace=settings.namespace, stack=stack, adopt=settings.adopt_namespace),
+    # others may make pods in an adopted one, and with the label they need istiod to be there
+    after(control_plane) if settings.adopt_namespace else after(),
+)
+ingress = None
+if settings.ingress_gateway:
+    ingress = gateway.Gateway(
+        "ingress",
+        gateway.GatewayArgs(
+            direction=gateway.Direction.INGRESS,
+            istio=istio,
+            service_type=settings.gateway_service_type,
+        ),
+        after(control_plane),
+    )
+if settings.egress_gateway:
+    gateway.Gateway(
+        "egress",
+        gateway.GatewayArgs(direction=gateway.Direction.EGRESS, istio=istio),
+        after(control_plane),
+    )
+mtls = MutualTls(
+    "mtls",
+    MutualTlsArgs(
+        mode=settings.mtls_mode,
+        scope=settings.mtls_scope,
+        namespace=namespace.namespace,
+        exceptions=settings.mtls_exceptions,
+        hosts=tuple(
+            MtlsHost(name=host, versions=bookinfo.versions(host) if settings.bookinfo else ())
+            for host in settings.mtls_hosts
+        ),
+    ),
+    after(control_plane, namespace),
+)
+if settings.bookinfo:
+    bookinfo.Bookinfo(
+        "bookinfo",
+        bookinfo.BookinfoArgs(
+            namespace=namespace.namespace,
+            ingress=bookinfo.Ingress(selector=ingress.selector, port=ingress.http_port)
+            if ingress
+            else None,
+            istiod=[control_plane],
+        ),
+        after(namespace),
+    )
+    kubectl = access.kubectl()
+    pulumi.export(
+        "productpage",
+        ingress.how_to_open(kubectl, bookinfo.PAGE)
+        if ingress
+        else bookinfo.how_to_open(namespace.namespace, kubectl),
+    )
+pulumi.export("istioVersion", settings.istio_version)
+pulumi.export("profile", settings.profile.value)
+pulumi.export("kubeContext", settings.kube_context)
+pulumi.export("controlPlaneNamespace", control_plane.namespace)
+pulumi.export("mtls", mtls.modes)

@@ -1,0 +1,1 @@
+"""The mesh's components: each module makes one of them and knows nothing of the others."""

@@ -1,0 +1,64 @@
+"""A namespace whose pods get a sidecar: created, or an existing one that is given the label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pulumi import ComponentResource, CustomTimeouts, ResourceOptions
+from pulumi_kubernetes.core.v1 import Namespace, NamespacePatch
+from pulumi_kubernetes.meta.v1 import ObjectMetaPatchArgs
+
+from components.kinds import STACK_ANNOTATION, child, metadata
+
+# Never beside `istio.io/rev`: with both, istiod's webhooks disagree about who injects (IST0123).
+_INJECTION = {"istio-injection": "enabled"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeshNamespaceArgs:
+    """Which namespace, and whose it is."""
+
+    namespace: str
+    """Its name."""
+
+    stack: str
+    """Name of the stack, written on a namespace that is created."""
+
+    adopt: bool = False
+    """Label a namespace that exists and stays; it is never owned, and never deleted."""
+
+
+class MeshNamespace(ComponentResource):
+    """`service-mesh:mesh_namespace:MeshNamespace`: a namespace with `istio-injection: enabled`.
+
+    It needs nothing of Istio. Pods born there before istiod is ready are refused, once the webhook
+    is registered, so workloads wait for both.
+    """
+
+    namespace: str
+    """The namespace's name."""
+
+    def __init__(
+        self, name: str, args: MeshNamespaceArgs, opts: ResourceOptions | None = None
+    ) -> None:
+        super().__init__("service-mesh:mesh_namespace:MeshNamespace", name, {}, opts)
+        self.namespace = args.namespace
+        if args.adopt:
+            NamespacePatch(
+                f"{name}-label",
+                # the label alone: what else stands there belongs to somebody else
+                metadata=ObjectMetaPatchArgs(name=args.namespace, labels=_INJECTION),
+                opts=ResourceOptions(parent=self, custom_timeouts=CustomTimeouts(delete="2m")),
+            )
+        else:
+            Namespace(
+                f"{name}-namespace",
+                metadata=metadata(
+                    args.namespace,
+                    labels=_INJECTION,
+                    annotations={STACK_ANNOTATION: args.stack},
+                ),
+                # longer than for other objects: it goes when everything inside has gone
+                opts=child(self, delete_timeout="5m"),
+            )
+        self.register_outputs({"namespace": self.namespace, "adopted": args.adopt})

@@ -1,0 +1,237 @@
+"""Mutual TLS: what the proxies accept, who is excepted and why, and what clients send.
+
+Istio applies the narrowest PeerAuthentication that fits a pod, and of several in one scope the
+oldest as a whole; nothing is merged. So all exceptions of one selector become one object here, and
+selectors that may pick the same pod are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pulumi import ComponentResource, ResourceOptions
+
+from components.istio_api import (
+    DestinationRule,
+    DestinationRuleSpec,
+    PeerAuthentication,
+    PeerAuthenticationSpec,
+    PeerMutualTls,
+)
+from components.kinds import ROOT_NAMESPACE, child
+
+_REASON_ANNOTATION = "service-mesh/reason"
+
+
+class MtlsMode(StrEnum):
+    """What a workload's proxy accepts.
+
+    https://istio.io/latest/docs/reference/config/security/peer_authentication/
+    """
+
+    STRICT = "STRICT"
+    """Mutual TLS only."""
+
+    PERMISSIVE = "PERMISSIVE"
+    """Mutual TLS and plaintext: Istio's own default."""
+
+    DISABLE = "DISABLE"
+    """Plaintext only."""
+
+
+class MtlsScope(StrEnum):
+    """How far the mode reaches."""
+
+    MESH = "mesh"
+    """Every namespace that says nothing else."""
+
+    NAMESPACE = "namespace"
+    """The mesh namespace alone."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MtlsException:
+    """Workloads, or one port of theirs, that accept something else than the rest, and why."""
+
+    selector: tuple[tuple[str, str], ...]
+    """Labels of the pods, at least one."""
+
+    port: int | None
+    """Container port, never the Service's; None: all ports of these pods."""
+
+    mode: MtlsMode
+    """What is accepted there. The ports that are not named keep the inherited mode."""
+
+    reason: str
+    """Why; written on the object, for whoever finds it in the cluster."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MtlsHost:
+    """A service for which clients are told to send mutual TLS, whatever they would find out."""
+
+    name: str
+    """Name of the Service in the mesh namespace."""
+
+    versions: tuple[str, ...] = ()
+    """Values of the label `version` among its pods; each becomes a subset."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MutualTlsArgs:
+    """What is enforced, where, and except for whom."""
+
+    mode: MtlsMode
+    """What is accepted."""
+
+    scope: MtlsScope
+    """Where."""
+
+    namespace: str
+    """The mesh namespace: exceptions and hosts are there."""
+
+    exceptions: tuple[MtlsException, ...] = ()
+    """Who accepts something else."""
+
+    hosts: tuple[MtlsHost, ...] = ()
+    """Services that get a DestinationRule with ISTIO_MUTUAL."""
+
+    def __post_init__(self) -> None:
+        """Refuse exceptions that Istio would not apply as they read.
+
+        Raises:
+            ValueError: A selector is empty, an exception is repeated, or two selectors may pick
+                the same pod.
+        """
+        for problem in exception_problems(self.exceptions):
+            raise ValueError(problem)
+
+
+def exception_problems(exceptions: Sequence[MtlsException]) -> list[str]:
+    """Say which exceptions Istio would not apply as they read, and why; [] when all is well."""
+    problems = [
+        f"an exception without a selector would replace the mode itself: {one.reason}"
+        for one in exceptions
+        if not one.selector
+    ]
+    for one, other in itertools.combinations(exceptions, 2):
+        mine, others = dict(one.selector), dict(other.selector)
+        if mine == others:
+            if one.port == other.port:
+                problems.append(f"two exceptions for {_where(one)}")
+        elif all(mine[key] == others[key] for key in mine.keys() & others.keys()):
+            problems.append(
+                f"{_labels(one)} and {_labels(other)} may pick the same pod, and Istio applies only"
+                " the older of the two; give both the same label with different values"
+            )
+    return problems
+
+
+def mesh_wide(mode: MtlsMode) -> PeerAuthenticationSpec:
+    """Specification of the policy `default`, of a namespace or of the mesh."""
+    return {"mtls": {"mode": mode.value}}
+
+
+def excepted(exceptions: Sequence[MtlsException]) -> PeerAuthenticationSpec:
+    """Specification of the one policy for exceptions that share a selector."""
+    spec: PeerAuthenticationSpec = {"selector": {"matchLabels": dict(exceptions[0].selector)}}
+    ports: dict[str, PeerMutualTls] = {}
+    for one in exceptions:
+        if one.port is None:
+            spec["mtls"] = {"mode": one.mode.value}
+        else:
+            ports[str(one.port)] = {"mode": one.mode.value}
+    if ports:
+        spec["portLevelMtls"] = ports
+    return spec
+
+
+def mutual(host: MtlsHost) -> DestinationRuleSpec:
+    """Specification of a host's DestinationRule."""
+    spec: DestinationRuleSpec = {
+        "host": host.name,
+        "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}},
+    }
+    if host.versions:
+        spec["subsets"] = [{"name": v, "labels": {"version": v}} for v in host.versions]
+    return spec
+
+
+def exception_name(selector: tuple[tuple[str, str], ...]) -> str:
+    """Name of the policy for a selector: readable, valid as a name, and unlike any other's."""
+    pairs = sorted(selector)
+    words = re.sub(r"[^a-z0-9]+", "-", "-".join(f"{k}-{v}" for k, v in pairs).lower())
+    digest = hashlib.sha256(repr(pairs).encode()).hexdigest()[:8]
+    return f"exception-{words[:40].strip('-')}-{digest}"
+
+
+def summary(mode: MtlsMode, exceptions: Sequence[MtlsException]) -> str:
+    """The mode in words, exceptions included, for a person."""
+    if not exceptions:
+        return mode.value
+    return f"{mode.value}, except " + "; ".join(
+        f"{_where(one)} {one.mode.value} ({one.reason})" for one in exceptions
+    )
+
+
+def _labels(one: MtlsException) -> str:
+    return ",".join(f"{key}={value}" for key, value in sorted(one.selector))
+
+
+def _where(one: MtlsException) -> str:
+    return _labels(one) if one.port is None else f"{_labels(one)} port {one.port}"
+
+
+class MutualTls(ComponentResource):
+    """`service-mesh:mtls:MutualTls`: PeerAuthentications and DestinationRules.
+
+    istiod must be ready before: its webhook validates them.
+    """
+
+    modes: dict[str, str]
+    """Per namespace: what its workloads accept, in words."""
+
+    def __init__(self, name: str, args: MutualTlsArgs, opts: ResourceOptions | None = None) -> None:
+        super().__init__("service-mesh:mtls:MutualTls", name, {}, opts)
+        mesh = args.scope is MtlsScope.MESH
+        PeerAuthentication(
+            f"{name}-default",
+            name="default",
+            namespace=ROOT_NAMESPACE if mesh else args.namespace,
+            spec=mesh_wide(args.mode),
+            opts=child(self),
+        )
+        by_selector: dict[tuple[tuple[str, str], ...], list[MtlsException]] = {}
+        for one in args.exceptions:
+            by_selector.setdefault(tuple(sorted(one.selector)), []).append(one)
+        for selector, same in by_selector.items():
+            policy = exception_name(selector)
+            PeerAuthentication(
+                f"{name}-{policy}",
+                name=policy,
+                # in the root namespace Istio ignores a policy that has a selector
+                namespace=args.namespace,
+                spec=excepted(same),
+                annotations={
+                    _REASON_ANNOTATION: "; ".join(f"{_where(one)}: {one.reason}" for one in same)
+                },
+                opts=child(self),
+            )
+        for host in args.hosts:
+            DestinationRule(
+                f"{name}-{host.name}",
+                name=host.name,
+                namespace=args.namespace,
+                spec=mutual(host),
+                opts=child(self),
+            )
+        self.modes = {
+            ROOT_NAMESPACE: args.mode.value if mesh else "PERMISSIVE (Istio's default)",
+            args.namespace: summary(args.mode, args.exceptions),
+        }
+        self.register_outputs({"modes": self.modes})

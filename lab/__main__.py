@@ -1,0 +1,118 @@
+"""`python -m lab`: the embedded cluster, and Pulumi on it."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+from lab import stack
+from lab.lifecycle import LabError, Running, down, running, up
+from lab.paths import LabPaths
+from lab.summary import summarise
+from lab.toolchain import ToolchainError, ensure
+
+
+def main() -> int:
+    """Run one command and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
+    parser.add_argument("--state", type=Path, default=LabPaths().state, help="folder of the lab")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up", help="start the lab; nothing happens when it is up")
+    commands.add_parser("down", help="stop the lab and remove all of it")
+    commands.add_parser("status", help="say whether it is up, and where its logs are")
+    commands.add_parser("env", help="print shell variables for pulumi, kubectl and istioctl")
+    run = commands.add_parser("run", help="run a program with those variables")
+    cli = commands.add_parser("pulumi", help="run the Pulumi CLI for a stack")
+    preview = commands.add_parser("preview", help="what an update would change, releases included")
+    summary = commands.add_parser("summary", help="what runs, and what is STRICT")
+    destroy = commands.add_parser("destroy", help="destroy a stack, and stop the lab it ran on")
+    for command in (cli, preview, summary, destroy):
+        command.add_argument("--stack", default="dev")
+    for command in (run, cli):
+        command.add_argument("words", nargs=argparse.REMAINDER)
+    arguments = parser.parse_args()
+    paths = LabPaths(state=arguments.state.resolve())
+    try:
+        match arguments.command:
+            case "up":
+                _show(paths, up(paths))
+            case "down":
+                print("the lab is gone" if down(paths) else "there was no lab")
+            case "status":
+                _show(paths, running(paths))
+            case "env":
+                for name, value in _variables(paths).items():
+                    print(f"export {name}={shlex.quote(value)}")
+            case "run":
+                opened = stack.Stack(name="", variables=_variables(paths), config=None)
+                return opened.call(*_words(arguments.words))
+            case "destroy":
+                return _destroy(arguments.stack, paths)
+            case _:
+                return _with_stack(arguments, stack.open_stack(arguments.stack, paths))
+    except (LabError, ToolchainError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _with_stack(arguments: argparse.Namespace, opened: stack.Stack) -> int:
+    """Commands that need a stack on a running cluster."""
+    match arguments.command:
+        case "pulumi":
+            return opened.call(*opened.pulumi(*_words(arguments.words)))
+        case "preview":
+            return _preview(opened)
+        case _:
+            print(summarise(opened))
+            return 0
+
+
+def _preview(opened: stack.Stack) -> int:
+    """The CLI's own preview, then the objects that change inside the Helm releases."""
+    code = opened.call(*opened.pulumi("preview", "--diff"))
+    if code:
+        return code
+    # with --show-sames, because a changed folder of charts is no change to Pulumi
+    document = opened.read(*opened.pulumi("preview", "--json", "--show-sames"))
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        file.write(document)
+        file.flush()
+        return opened.call(sys.executable, "-m", "review", file.name, *opened.cluster())
+
+
+def _destroy(name: str, paths: LabPaths) -> int:
+    """Destroy the stack; on the lab without asking, and the lab goes with it."""
+    if stack.needs_lab(name) and running(paths) is None:
+        print("the lab is gone" if down(paths) else "there was no lab, so nothing to destroy")
+        return 0
+    opened = stack.open_stack(name, paths)
+    yes = ("--yes", "--skip-preview") if opened.on_lab else ()
+    code = opened.call(*opened.pulumi("destroy", *yes))
+    if code == 0 and opened.on_lab:
+        down(paths)
+        print("the lab is gone")
+    return code
+
+
+def _words(words: list[str]) -> list[str]:
+    return words[1:] if words[:1] == ["--"] else words
+
+
+def _variables(paths: LabPaths) -> dict[str, str]:
+    return stack.variables(paths, ensure(stack.TOOLS))
+
+
+def _show(paths: LabPaths, found: Running | None) -> None:
+    if found is None:
+        print("no lab is running; `make lab-up` starts one")
+        return
+    print(f"lab: API server https://127.0.0.1:{found.port}, isolation {found.isolation}")
+    print(f"     kubeconfig {paths.kubeconfig}, logs {paths.logs}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

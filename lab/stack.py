@@ -1,0 +1,177 @@
+"""Running the Pulumi CLI: on the lab, or on the cluster that the stack's own settings name."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from lab.lifecycle import LabError, up
+from lab.paths import CONTEXT, ROOT, LabPaths
+from lab.toolchain import Tools, ensure
+
+TOOLS: Final = ("pulumi", "pulumi-resource-kubernetes", "kubectl", "istioctl", "helm")
+"""What a person on the lab has on PATH."""
+
+_TAKES_CONFIG_FILE: Final = frozenset({"up", "preview", "destroy", "refresh", "config"})
+
+_ISTIO = "1.31.0"
+"""The release that the lab's istiod and charts were built from."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stack:
+    """A stack and the surroundings in which the CLI is called for it."""
+
+    name: str
+    """Name of the stack, as in `Pulumi.<name>.yaml`."""
+
+    variables: dict[str, str]
+    """Environment on top of the caller's."""
+
+    config: Path | None
+    """Settings file other than the stack's own: the lab adds its context and charts."""
+
+    @property
+    def on_lab(self) -> bool:
+        """Whether it runs on the lab and not on a cluster of its own."""
+        return self.config is not None
+
+    def cluster(self) -> list[str]:
+        """The arguments that lead kubectl, and programs with its flags, to the stack's cluster."""
+        settings = _settings(self.config or ROOT / f"Pulumi.{self.name}.yaml")
+        found = {
+            "--context": settings.get("service-mesh:kubeContext"),
+            "--kubeconfig": settings.get("service-mesh:kubeconfig"),
+        }
+        return [word for flag, value in found.items() if value for word in (flag, value)]
+
+    def call(self, *words: str, quiet: bool = False) -> int:
+        """Run any program in these surroundings and return its exit code."""
+        output = subprocess.DEVNULL if quiet else None
+        environment = {**os.environ, **self.variables}
+        return subprocess.run(
+            words, cwd=ROOT, env=environment, stdout=output, stderr=output, check=False
+        ).returncode
+
+    def read(self, *words: str) -> str:
+        """What a program prints.
+
+        Raises:
+            LabError: it failed; the message is its error output.
+        """
+        environment = {**os.environ, **self.variables}
+        done = subprocess.run(
+            words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise LabError(f"{' '.join(words)}:\n{done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+    def pulumi(self, *words: str) -> list[str]:
+        """The command line of `pulumi ...` for this stack, which is made on first use.
+
+        Raises:
+            LabError: the stack could not be made.
+        """
+        if self.call("pulumi", "stack", "select", self.name, quiet=True):
+            # `stack init` knows no --config-file: it writes the salt of the stack's secrets beside
+            # the project file, and that must not be the one under version control
+            folder = self.config.parent if self.config else ROOT
+            if self.config:
+                shutil.copy(ROOT / "Pulumi.yaml", folder)
+            self.read("pulumi", "stack", "init", self.name, "--non-interactive", "-C", str(folder))
+        known = self.config and words[0] in _TAKES_CONFIG_FILE
+        file = ["--config-file", str(self.config)] if known else []
+        return ["pulumi", *words, "--stack", self.name, *file]
+
+
+def open_stack(name: str, paths: LabPaths) -> Stack:
+    """The stack, on a running lab unless its settings name another cluster.
+
+    Raises:
+        LabError: the lab did not start.
+        ToolchainError: a program could not be had.
+    """
+    if not needs_lab(name):
+        return Stack(name=name, variables=_own_backend(ROOT / ".state"), config=None)
+    tools = ensure([*TOOLS, "charts"])
+    if not paths.charts.exists():
+        shutil.copytree(tools.share / "charts", paths.charts)
+    up(paths)
+    own = ROOT / f"Pulumi.{name}.yaml"
+    config = paths.state / own.name
+    # the CLI keeps the salt of the stack's secrets in the file
+    merged = {**_read(config), **_read(own), "config": {**_settings(own), **overlay(paths)}}
+    config.write_text(yaml.safe_dump(merged, sort_keys=False))
+    return Stack(name=name, variables=variables(paths, tools), config=config)
+
+
+def needs_lab(name: str) -> bool:
+    """Whether the stack's settings name no cluster."""
+    return not _settings(ROOT / f"Pulumi.{name}.yaml").get("service-mesh:kubeContext")
+
+
+def overlay(paths: LabPaths) -> dict[str, Any]:
+    """Settings that only the lab needs, on top of the stack's own."""
+    return {
+        "service-mesh:kubeContext": CONTEXT,
+        "service-mesh:kubeconfig": str(paths.kubeconfig.relative_to(ROOT)),
+        "service-mesh:chartSource": str(paths.charts.relative_to(ROOT)),
+        "service-mesh:istioVersion": _ISTIO,
+    }
+
+
+def variables(paths: LabPaths, tools: Tools) -> dict[str, str]:
+    """Environment in which `pulumi`, `kubectl`, `helm` and `istioctl` work on the lab."""
+    return {
+        **_backend(paths.pulumi),
+        "PATH": f"{tools.bin_dir}{os.pathsep}{os.environ['PATH']}",
+        "KUBECONFIG": str(paths.kubeconfig),
+        "PULUMI_HOME": str(paths.pulumi / "home"),
+        "PULUMI_SKIP_UPDATE_CHECK": "true",
+        # no warning that the provider is another version than the SDK: the lab says so itself
+        "PULUMI_DEV": "true",
+        "LAB_PYTHON": sys.executable,
+        "LAB_ROOT": str(ROOT),
+    }
+
+
+def _own_backend(folder: Path) -> dict[str, str]:
+    """The backend a person is logged in to; without one, state in a folder of the checkout."""
+    if "PULUMI_BACKEND_URL" in os.environ:
+        return {}
+    if not subprocess.run(["pulumi", "whoami"], capture_output=True, check=False).returncode:
+        return {}
+    return _backend(folder)
+
+
+def _backend(folder: Path) -> dict[str, str]:
+    """State in local files, secrets encrypted with a passphrase made on first use."""
+    state = folder / "state"
+    state.mkdir(parents=True, exist_ok=True)
+    passphrase = folder / "passphrase"
+    if not passphrase.exists():
+        passphrase.touch(mode=0o600)
+        passphrase.write_text(secrets.token_urlsafe(24))
+    return {
+        "PULUMI_BACKEND_URL": state.as_uri(),
+        "PULUMI_CONFIG_PASSPHRASE_FILE": str(passphrase),
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A settings file; empty where there is none."""
+    return (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """The settings in a file, by their full keys."""
+    return _read(path).get("config") or {}

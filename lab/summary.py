@@ -1,0 +1,69 @@
+"""The few lines at the end of `make up`: what runs where, what is STRICT, what to try next."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from lab.cluster import SIMULATED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from lab.stack import Stack
+
+
+def summarise(stack: Stack) -> str:
+    """Read the stack's outputs and the cluster's pods, and say what there is.
+
+    Raises:
+        LabError: the CLI or kubectl failed.
+    """
+    outputs: dict[str, Any] = json.loads(stack.read(*stack.pulumi("stack", "output", "--json")))
+    pods: list[dict[str, Any]] = []
+    for namespace in outputs["mtls"]:
+        kubectl = ("kubectl", *stack.cluster(), "-n", namespace)
+        pods += json.loads(stack.read(*kubectl, "get", "pods", "-o", "json"))["items"]
+    return text(outputs, pods)
+
+
+def text(outputs: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> str:
+    """The summary of these stack outputs and pods."""
+    lines = [
+        "",
+        f"Istio {outputs['istioVersion']} ({outputs['profile']}) on {outputs['kubeContext']}",
+        "",
+        f"  {'NAMESPACE':<16}{'MTLS':<13}{'PODS READY':<13}{'WITH SIDECAR':<15}SIMULATED",
+    ]
+    counted: dict[str, Counter[str]] = {namespace: Counter() for namespace in outputs["mtls"]}
+    for pod in pods:
+        count = counted[pod["metadata"]["namespace"]]
+        count["all"] += 1
+        count["ready"] += _ready(pod)
+        count["sidecar"] += _has_sidecar(pod)
+        count["simulated"] += SIMULATED in (pod["metadata"].get("annotations") or {})
+    for namespace, mode in outputs["mtls"].items():
+        count = counted[namespace]
+        ready = f"{count['ready']} of {count['all']}"
+        lines.append(
+            f"  {namespace:<16}{mode:<13}{ready:<13}{count['sidecar']:<15}{count['simulated']}"
+        )
+    lines += ["", "Next:"]
+    if "productpage" in outputs:
+        lines.append(f"  {outputs['productpage']}")
+    lines += [
+        "  make preview    what a change of settings would do, object by object",
+        "  make down       take all of it away",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _ready(pod: Mapping[str, Any]) -> bool:
+    conditions = pod.get("status", {}).get("conditions") or []
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def _has_sidecar(pod: Mapping[str, Any]) -> bool:
+    return "sidecar.istio.io/status" in (pod["metadata"].get("annotations") or {})

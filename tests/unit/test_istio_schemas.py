@@ -1,0 +1,141 @@
+"""Every Istio object we write, against the CRDs of the chart in use.
+
+The API server drops a key it does not know without a word; here it is an error.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import jsonschema
+import pulumi
+import pytest
+
+from components.bookinfo import Bookinfo, BookinfoArgs, Ingress
+from components.mtls import (
+    MtlsException,
+    MtlsHost,
+    MtlsMode,
+    MtlsScope,
+    MutualTls,
+    MutualTlsArgs,
+)
+from tests.unit import charts
+from tests.unit.conftest import Deploy
+
+INGRESS = Ingress(selector={"istio": "ingressgateway"}, port=8080)
+
+
+def strict(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with unknown keys refused, wherever it lists the keys there are."""
+    result = dict(schema)
+    if "properties" in result:
+        result["properties"] = {key: strict(one) for key, one in result["properties"].items()}
+        result.setdefault("additionalProperties", False)
+    if isinstance(result.get("items"), dict):
+        result["items"] = strict(result["items"])
+    if isinstance(result.get("additionalProperties"), dict):
+        result["additionalProperties"] = strict(result["additionalProperties"])
+    return result
+
+
+def validate(manifest: dict[str, Any]) -> None:
+    schema = charts.crd_schemas()[manifest["apiVersion"], manifest["kind"]]["properties"]["spec"]
+    jsonschema.Draft202012Validator(strict(schema)).validate(manifest["spec"])
+
+
+def exception(app: str, port: int | None, mode: MtlsMode) -> MtlsException:
+    return MtlsException(selector=(("app", app),), port=port, mode=mode, reason="a test's reason")
+
+
+MTLS = [
+    *[
+        MutualTlsArgs(mode=mode, scope=scope, namespace="shop")
+        for mode in MtlsMode
+        for scope in MtlsScope
+    ],
+    MutualTlsArgs(
+        mode=MtlsMode.STRICT,
+        scope=MtlsScope.MESH,
+        namespace="shop",
+        exceptions=(
+            exception("whole", None, MtlsMode.PERMISSIVE),
+            exception("port", 9080, MtlsMode.DISABLE),
+            exception("both", 9080, MtlsMode.PERMISSIVE),
+            exception("both", None, MtlsMode.DISABLE),
+        ),
+        hosts=(MtlsHost(name="reviews", versions=("v1", "v2")), MtlsHost(name="orders")),
+    ),
+]
+
+
+@pytest.mark.parametrize("args", MTLS)
+def test_mutual_tls_fits_the_crds(deploy: Deploy, args: MutualTlsArgs) -> None:
+    deployed = deploy(lambda opts: MutualTls("mtls", args, opts))
+
+    for one in deployed.resources:
+        if "istio.io/" in one.type:
+            validate(dict(one.inputs))
+
+
+def test_bookinfos_way_in_fits_the_crds(deploy: Deploy) -> None:
+    def build(opts: pulumi.ResourceOptions) -> None:
+        Bookinfo("bookinfo", BookinfoArgs(namespace="shop", ingress=INGRESS), opts)
+
+    found = [one for one in deploy(build).resources if "istio.io/" in one.type]
+
+    assert {one.inputs["kind"] for one in found} == {"Gateway", "VirtualService"}
+    for one in found:
+        validate(dict(one.inputs))
+
+
+def test_every_kind_is_written_in_the_version_the_chart_stores(deploy: Deploy) -> None:
+    """Another version would be converted, and come back different from what was declared."""
+
+    def build(opts: pulumi.ResourceOptions) -> None:
+        Bookinfo("bookinfo", BookinfoArgs(namespace="shop", ingress=INGRESS), opts)
+        MutualTls("mtls", MTLS[-1], opts)
+
+    written = {
+        (one.inputs["apiVersion"], one.inputs["kind"])
+        for one in deploy(build).resources
+        if "istio.io/" in one.type
+    }
+
+    assert {kind for _, kind in written} == {
+        "DestinationRule",
+        "Gateway",
+        "PeerAuthentication",
+        "VirtualService",
+    }
+    assert written <= charts.stored_versions()
+
+
+RULE = {
+    "apiVersion": "networking.istio.io/v1",
+    "kind": "DestinationRule",
+    "spec": {"host": "reviews", "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("traffic_policy",), {}),
+        (("trafficPolicy", "tls", "mood"), "ISTIO_MUTUAL"),
+        (("trafficPolicy", "tls", "mode"), "MUTUALLY"),
+        (("subsets",), [{"name": "v1", "label": {"version": "v1"}}]),
+        (("host",), 1),
+    ],
+)
+def test_a_misspelt_key_or_value_is_noticed(path: tuple[str, ...], value: object) -> None:
+    validate(RULE)
+    broken = copy.deepcopy(RULE)
+    inner: Any = broken["spec"]
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+
+    with pytest.raises(jsonschema.ValidationError):
+        validate(broken)

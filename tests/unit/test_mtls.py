@@ -1,0 +1,196 @@
+"""Mutual TLS: one policy for all, exceptions that say why, and what clients send."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from components.mtls import (
+    MtlsException,
+    MtlsHost,
+    MtlsMode,
+    MtlsScope,
+    MutualTls,
+    MutualTlsArgs,
+    excepted,
+    exception_name,
+    exception_problems,
+)
+from tests.unit.conftest import Deploy, Deployed, Registered
+
+REVIEWS = (("app", "reviews"),)
+RATINGS = (("app", "ratings"),)
+WHY = "scraped by a Prometheus outside the mesh"
+
+
+def exception(
+    selector: tuple[tuple[str, str], ...] = REVIEWS,
+    *,
+    port: int | None = None,
+    mode: MtlsMode = MtlsMode.PERMISSIVE,
+    reason: str = WHY,
+) -> MtlsException:
+    return MtlsException(selector=selector, port=port, mode=mode, reason=reason)
+
+
+def deploy_mtls(deploy: Deploy, **changes: Any) -> Deployed:
+    arguments = {"mode": MtlsMode.STRICT, "scope": MtlsScope.MESH, "namespace": "shop", **changes}
+    return deploy(lambda opts: MutualTls("mtls", MutualTlsArgs(**arguments), opts))
+
+
+def where(resource: Registered) -> tuple[str, str]:
+    return resource.inputs["metadata"]["namespace"], resource.inputs["metadata"]["name"]
+
+
+@pytest.mark.parametrize("mode", list(MtlsMode))
+@pytest.mark.parametrize(
+    ("scope", "namespace"), [(MtlsScope.MESH, "istio-system"), (MtlsScope.NAMESPACE, "shop")]
+)
+def test_the_mode_is_one_policy_called_default(
+    deploy: Deploy, mode: MtlsMode, scope: MtlsScope, namespace: str
+) -> None:
+    deployed = deploy_mtls(deploy, mode=mode, scope=scope)
+
+    [policy] = deployed.of_kind("PeerAuthentication")
+    assert where(policy) == (namespace, "default")
+    assert policy.inputs["spec"] == {"mtls": {"mode": mode.value}}
+    assert not deployed.of_kind("DestinationRule")
+
+
+def test_an_exception_stands_in_the_workloads_namespace_with_its_reason(deploy: Deploy) -> None:
+    deployed = deploy_mtls(deploy, exceptions=(exception(),))
+
+    [policy] = [
+        one
+        for one in deployed.of_kind("PeerAuthentication")
+        if one.inputs["metadata"]["name"] != "default"
+    ]
+    namespace, name = where(policy)
+    assert namespace == "shop", "in the root namespace Istio ignores a policy with a selector"
+    assert name == exception_name(REVIEWS)
+    assert policy.inputs["spec"] == {
+        "selector": {"matchLabels": {"app": "reviews"}},
+        "mtls": {"mode": "PERMISSIVE"},
+    }
+    annotations = policy.inputs["metadata"]["annotations"]
+    assert annotations["service-mesh/reason"] == f"app=reviews: {WHY}"
+
+
+def test_a_port_exception_leaves_the_other_ports_on_the_inherited_mode() -> None:
+    assert excepted([exception(port=9080)]) == {
+        "selector": {"matchLabels": {"app": "reviews"}},
+        "portLevelMtls": {"9080": {"mode": "PERMISSIVE"}},
+    }, "a mode beside the port would be the mode of all other ports"
+
+
+def test_exceptions_of_one_selector_become_one_policy(deploy: Deploy) -> None:
+    both = (("app", "reviews"), ("version", "v1"))
+    turned = (("version", "v1"), ("app", "reviews"))
+    deployed = deploy_mtls(
+        deploy,
+        exceptions=(
+            exception(both, port=9080, reason="first reason"),
+            exception(turned, port=9090, mode=MtlsMode.DISABLE, reason="second reason"),
+            exception(both, mode=MtlsMode.DISABLE, reason="third reason"),
+        ),
+    )
+
+    [policy] = [
+        one
+        for one in deployed.of_kind("PeerAuthentication")
+        if one.inputs["metadata"]["name"] != "default"
+    ]
+    assert policy.inputs["spec"] == {
+        "selector": {"matchLabels": {"app": "reviews", "version": "v1"}},
+        "mtls": {"mode": "DISABLE"},
+        "portLevelMtls": {"9080": {"mode": "PERMISSIVE"}, "9090": {"mode": "DISABLE"}},
+    }, "Istio obeys the oldest policy of a scope alone"
+    assert policy.inputs["metadata"]["annotations"]["service-mesh/reason"] == (
+        "app=reviews,version=v1 port 9080: first reason; "
+        "app=reviews,version=v1 port 9090: second reason; "
+        "app=reviews,version=v1: third reason"
+    )
+
+
+def test_names_of_policies_are_valid_readable_and_different() -> None:
+    plain = exception_name(REVIEWS)
+    assert plain.startswith("exception-app-reviews-")
+    odd = {
+        exception_name(selector)
+        for selector in (
+            (("app", "a_b"),),
+            (("app", "a.b"),),
+            (("app", "A-B"),),
+            (("app-a", "b"),),
+            (("app.kubernetes.io/name", "x" * 63), ("y" * 63, "z" * 63)),
+        )
+    }
+    assert len(odd) == 5
+    for name in odd:
+        assert len(name) <= 63
+        assert name.strip("abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+    assert exception_name((("a", "1"), ("b", "2"))) == exception_name((("b", "2"), ("a", "1")))
+
+
+@pytest.mark.parametrize(
+    ("exceptions", "problem"),
+    [
+        ((exception(()),), "without a selector"),
+        ((exception(), exception(mode=MtlsMode.DISABLE)), "two exceptions for app=reviews"),
+        ((exception(port=1), exception(port=1)), "two exceptions for app=reviews port 1"),
+        # both pick version v1 of reviews
+        ((exception(), exception((("version", "v1"),))), "may pick the same pod"),
+        ((exception(), exception((*REVIEWS, ("version", "v1")))), "may pick the same pod"),
+    ],
+)
+def test_exceptions_that_istio_would_not_apply_as_they_read_are_refused(
+    exceptions: tuple[MtlsException, ...], problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        MutualTlsArgs(
+            mode=MtlsMode.STRICT, scope=MtlsScope.MESH, namespace="shop", exceptions=exceptions
+        )
+
+
+def test_exceptions_that_exclude_each_other_are_fine() -> None:
+    v1, v2 = (*REVIEWS, ("version", "v1")), (*REVIEWS, ("version", "v2"))
+
+    assert exception_problems([exception(v1), exception(v2), exception(RATINGS)]) == []
+    assert exception_problems([exception(port=1), exception(port=2), exception()]) == []
+
+
+def test_a_host_gets_mutual_tls_and_a_subset_for_each_version(deploy: Deploy) -> None:
+    deployed = deploy_mtls(deploy, hosts=(MtlsHost(name="reviews", versions=("v1", "v2")),))
+
+    [rule] = deployed.of_kind("DestinationRule")
+    assert where(rule) == ("shop", "reviews")
+    assert rule.inputs["spec"] == {
+        "host": "reviews",
+        "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}},
+        "subsets": [
+            {"name": "v1", "labels": {"version": "v1"}},
+            {"name": "v2", "labels": {"version": "v2"}},
+        ],
+    }
+
+
+def test_a_host_of_unknown_versions_has_no_subsets(deploy: Deploy) -> None:
+    deployed = deploy_mtls(deploy, hosts=(MtlsHost(name="orders"),))
+
+    [rule] = deployed.of_kind("DestinationRule")
+    assert "subsets" not in rule.inputs["spec"], "a subset without pods is an error to Istio"
+
+
+def test_outputs_tell_the_mode_of_each_namespace_and_its_exceptions(deploy: Deploy) -> None:
+    mesh = deploy_mtls(deploy, exceptions=(exception(port=9080),))
+    alone = deploy_mtls(deploy, scope=MtlsScope.NAMESPACE)
+
+    assert mesh.outputs[mesh.named("mtls").urn]["modes"] == {
+        "istio-system": "STRICT",
+        "shop": f"STRICT, except app=reviews port 9080 PERMISSIVE ({WHY})",
+    }
+    assert alone.outputs[alone.named("mtls").urn]["modes"] == {
+        "istio-system": "PERMISSIVE (Istio's default)",
+        "shop": "STRICT",
+    }

@@ -1,0 +1,389 @@
+"""The whole program: its graph for the dev stack, what waits for what, and when it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pytest
+import yaml
+from pulumi_kubernetes import Provider
+
+import components.cluster
+from components.kinds import ClusterAccess
+from tests.unit.conftest import PROJECT, Deployed, Run
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = Path(__file__).with_name("golden") / "dev.yaml"
+REWRITE = os.environ.get("GOLDEN") == "write"
+
+Program = Callable[..., Deployed]
+
+
+class FakeCluster:
+    """A cluster that is there and empty."""
+
+    def __init__(self, access: ClusterAccess) -> None:
+        self.access = access
+        self.checked: list[object] = []
+
+    def check_control_plane(self, *, stack: str) -> None:
+        self.checked.append(stack)
+
+    def check_namespace(self, name: str, *, adopt: bool, stack: str) -> None:
+        self.checked.append((name, adopt, stack))
+
+    def provider(self, name: str) -> Provider:
+        return Provider(name, context=self.access.context, kubeconfig=self.access.kubeconfig)
+
+
+@pytest.fixture
+def clusters(monkeypatch: pytest.MonkeyPatch) -> list[FakeCluster]:
+    """The clusters the program connects to."""
+    found: list[FakeCluster] = []
+
+    def connect(access: ClusterAccess) -> FakeCluster:
+        found.append(FakeCluster(access))
+        return found[-1]
+
+    monkeypatch.setattr(components.cluster, "connect", connect)
+    return found
+
+
+def stack_file() -> dict[str, str]:
+    """Pulumi.dev.yaml as the CLI hands it to the program."""
+    config = yaml.safe_load((ROOT / "Pulumi.dev.yaml").read_text(encoding="utf-8"))["config"]
+    return {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()
+    }
+
+
+@pytest.fixture
+def program(
+    run_program: Run,
+    clusters: list[FakeCluster],  # noqa: ARG001 asked for, so that no real one is looked for
+    monkeypatch: pytest.MonkeyPatch,
+) -> Program:
+    """Run `__main__.py` on the dev stack, with some settings changed."""
+    monkeypatch.chdir(ROOT)
+
+    def run(**changes: object) -> Deployed:
+        changed = {
+            f"{PROJECT}:{key}": value if isinstance(value, str) else json.dumps(value)
+            for key, value in {"kubeContext": "test", **changes}.items()
+        }
+
+        def main() -> None:
+            pulumi.runtime.set_all_config({**stack_file(), **changed})
+            runpy.run_path(str(ROOT / "__main__.py"))
+
+        try:
+            return run_program(main)
+        finally:
+            pulumi.runtime.set_all_config({})
+
+    return run
+
+
+# the graph
+
+
+def in_order(value: Any) -> Any:
+    """The same with sorted keys: on the wire their order changes from run to run."""
+    if isinstance(value, dict):
+        return {key: in_order(value[key]) for key in sorted(value)}
+    if isinstance(value, list):
+        return [in_order(inner) for inner in value]
+    return value
+
+
+def graph(deployed: Deployed) -> list[dict[str, Any]]:
+    names = {one.urn: one.name for one in deployed.resources}
+    return sorted(
+        (
+            {
+                "name": one.name,
+                "type": one.type,
+                "parent": names.get(one.parent, "the stack"),
+                "inputs": in_order(dict(one.inputs)),
+                "dependencies": sorted(names[urn] for urn in one.dependencies),
+            }
+            for one in deployed.resources
+        ),
+        key=lambda one: str(one["name"]),
+    )
+
+
+def test_the_dev_stack_is_the_reviewed_one(program: Program) -> None:
+    found = graph(program())
+
+    if REWRITE:
+        text = yaml.safe_dump(found, sort_keys=False, width=100)
+        heading = "# Written by `make golden`; a difference is part of the review.\n"
+        GOLDEN.write_text(heading + text, encoding="utf-8")
+    reviewed = yaml.safe_load(GOLDEN.read_text(encoding="utf-8"))
+    assert found == reviewed, "if this is meant: make golden"
+
+
+def test_the_graph_names_no_path_of_this_machine(program: Program) -> None:
+    text = json.dumps(graph(program()))
+
+    assert str(ROOT) not in text
+    assert str(Path.home()) not in text
+
+
+# order
+
+ISTIOD = "istio-istiod"
+
+
+def test_everything_that_needs_istiod_waits_for_it(program: Program) -> None:
+    deployed = program(mtlsExceptions=[EXCEPTION])
+
+    need = [
+        one.name
+        for one in deployed.resources
+        if "istio.io/" in one.type
+        or one.type.endswith(":Deployment")
+        or one.inputs.get("chart") == "gateway"
+    ]
+    # 6 Deployments, 2 gateways; Gateway, VirtualService, DestinationRule, 2 PeerAuthentications
+    assert len(need) == 13
+    for name in need:
+        assert ISTIOD in deployed.waits_for(name), f"{name} would be refused, or born without proxy"
+
+
+def test_pods_and_istio_objects_wait_for_their_namespace(program: Program) -> None:
+    deployed = program()
+
+    for one in deployed.resources:
+        inside = one.inputs.get("metadata", {}).get("namespace") == "bookinfo"
+        if one.custom and inside:
+            assert "mesh-namespace" in deployed.waits_for(one.name), one.name
+
+
+def test_what_need_not_wait_does_not(program: Program) -> None:
+    deployed = program()
+
+    assert deployed.waits_for("mesh-namespace") == {"mesh"}
+    for one in (*deployed.of_kind("Service"), *deployed.of_kind("ServiceAccount")):
+        assert ISTIOD not in deployed.waits_for(one.name), one.name
+    after_istiod = {
+        "ingress-release": {"ingress"},
+        "egress-release": {"egress"},
+        "mtls-default": {"mtls", "mesh", "mesh-namespace"},
+        "bookinfo-gateway": {"bookinfo", "mesh", "mesh-namespace"},
+    }
+    istio = {"istio", "istio-namespace", "istio-base", ISTIOD}
+    for name, others in after_istiod.items():
+        assert deployed.waits_for(name) == istio | others
+
+
+def test_only_helm_has_to_wait_for_what_it_made(program: Program) -> None:
+    """Destroy goes the other way: nothing may stand on what is gone before it."""
+    deployed = program()
+
+    for name in ("istio-namespace", "istio-base", ISTIOD):
+        above = deployed.waits_for(name)
+        assert above <= {"istio", "istio-namespace", "istio-base"}, above
+
+
+def test_every_deletion_of_pulumis_own_ends(program: Program) -> None:
+    deployed = program()
+
+    for one in deployed.resources:
+        if one.custom and one.type.startswith("kubernetes:") and "Release" not in one.type:
+            assert one.delete_timeout, f"{one.name} could hang for ten minutes"
+            annotations = one.inputs["metadata"]["annotations"]
+            assert annotations["pulumi.com/deletionPropagationPolicy"] == "background", one.name
+
+
+# settings
+
+EXCEPTION = {
+    "selector": {"app": "ratings"},
+    "port": 9080,
+    "mode": "PERMISSIVE",
+    "reason": "called by a job outside the mesh",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "releases"),
+    [
+        ({"profile": "default"}, {"istio-base", "istiod", "istio-ingressgateway"}),
+        (
+            {"profile": "demo"},
+            {"istio-base", "istiod", "istio-ingressgateway", "istio-egressgateway"},
+        ),
+        (
+            {"profile": "demo", "egressGateway": "disabled"},
+            {"istio-base", "istiod", "istio-ingressgateway"},
+        ),
+        ({"profile": "minimal"}, {"istio-base", "istiod"}),
+    ],
+)
+def test_a_profile_decides_which_charts_are_installed(
+    program: Program, changes: dict[str, object], releases: set[str]
+) -> None:
+    assert program(**changes).releases().keys() == releases
+
+
+def test_bookinfos_gateway_names_the_ingress_gateways_label_and_port(program: Program) -> None:
+    deployed = program()
+
+    values = deployed.releases()["istio-ingressgateway"].inputs["values"]
+    spec = deployed.named("bookinfo-gateway").inputs["spec"]
+    assert spec["selector"] == values["labels"]
+    [server] = spec["servers"]
+    assert server["port"]["number"] in [one["targetPort"] for one in values["service"]["ports"]]
+
+
+def test_without_a_gateway_productpage_is_opened_directly(program: Program) -> None:
+    deployed = program(profile="minimal")
+
+    assert not deployed.of_kind("VirtualService")
+    assert deployed.exports["productpage"].startswith(
+        "kubectl --context test -n bookinfo port-forward service/productpage 9080:9080"
+    )
+
+
+def test_bookinfo_can_be_left_out(program: Program) -> None:
+    deployed = program(bookinfo=False, mtlsHosts=["reviews"])
+
+    assert not deployed.of_kind("Deployment")
+    assert "productpage" not in deployed.exports
+    rule = deployed.named("mtls-reviews").inputs["spec"]
+    assert "subsets" not in rule, "somebody else's reviews has versions of its own"
+
+
+def test_a_host_of_bookinfo_has_the_subsets_that_are_deployed(program: Program) -> None:
+    rule = program().named("mtls-reviews").inputs["spec"]
+
+    assert [one["name"] for one in rule["subsets"]] == ["v1", "v2", "v3"]
+
+
+def test_settings_reach_the_charts(program: Program) -> None:
+    deployed = program(
+        istioVersion="1.30.3",
+        imageHub="registry.example/istio",
+        imageTag="1.2.3",
+        accessLog="off",
+        traceSampling="12.5",
+        outboundTrafficPolicy="REGISTRY_ONLY",
+        telemetry=False,
+        istiodEnv={"PILOT_ENABLE_ALPN_FILTER": "false"},
+        timeoutSeconds=90,
+        gatewayServiceType="LoadBalancer",
+        keepCrds=True,
+    )
+
+    releases = deployed.releases()
+    assert {one.inputs["version"] for one in releases.values()} == {"1.30.3"}
+    assert {one.inputs["timeout"] for one in releases.values()} == {90}
+    assert releases["istiod"].inputs["values"] == {
+        "profile": "demo",
+        "base": {"validationFailurePolicy": "Fail"},
+        "global": {"hub": "registry.example/istio", "tag": "1.2.3"},
+        "meshConfig": {"accessLogFile": "", "outboundTrafficPolicy": {"mode": "REGISTRY_ONLY"}},
+        "telemetry": {"enabled": False},
+        "pilot": {"traceSampling": 12.5, "env": {"PILOT_ENABLE_ALPN_FILTER": "false"}},
+    }
+    assert "postrender" not in releases["istio-base"].inputs
+    types = {
+        name: one.inputs["values"]["service"]["type"]
+        for name, one in releases.items()
+        if one.inputs["chart"] == "gateway"
+    }
+    assert types == {"istio-ingressgateway": "LoadBalancer", "istio-egressgateway": "ClusterIP"}
+
+
+def test_settings_reach_the_mesh(program: Program) -> None:
+    deployed = program(
+        namespace="shop",
+        mtlsMode="PERMISSIVE",
+        mtlsScope="namespace",
+        mtlsExceptions=[{**EXCEPTION, "mode": "STRICT"}],
+        mtlsHosts=[],
+    )
+
+    policies = {
+        (one.inputs["metadata"]["namespace"], one.inputs["metadata"]["name"].split("-")[0])
+        for one in deployed.of_kind("PeerAuthentication")
+    }
+    assert policies == {("shop", "default"), ("shop", "exception")}
+    assert deployed.named("mtls-default").inputs["spec"] == {"mtls": {"mode": "PERMISSIVE"}}
+    assert deployed.exports["mtls"] == {
+        "istio-system": "PERMISSIVE (Istio's default)",
+        "shop": f"PERMISSIVE, except app=ratings port 9080 STRICT ({EXCEPTION['reason']})",
+    }
+
+
+def test_an_adopted_namespace_is_never_owned(program: Program) -> None:
+    deployed = program(namespace="default", adoptNamespace=True)
+
+    assert [one.inputs["metadata"]["name"] for one in deployed.of_kind("Namespace")] == [
+        "istio-system"
+    ]
+    for one in deployed.of_kind("Deployment"):
+        assert "mesh-label" in deployed.waits_for(one.name), "a pod before the label has no proxy"
+    # and on destroy the label goes first: with it and without istiod no pod could be born
+    assert ISTIOD in deployed.waits_for("mesh-label")
+
+
+def test_outputs_are_what_a_person_wants_to_know(program: Program) -> None:
+    assert program().exports == {
+        "istioVersion": "1.31.1",
+        "profile": "demo",
+        "kubeContext": "test",
+        "controlPlaneNamespace": "istio-system",
+        "mtls": {"istio-system": "STRICT", "bookinfo": "STRICT"},
+        "productpage": (
+            "kubectl --context test -n istio-system port-forward service/istio-ingressgateway "
+            "8080:80  # then open http://127.0.0.1:8080/productpage"
+        ),
+    }
+
+
+# the cluster
+
+
+def test_the_cluster_is_looked_at_once_through_the_settings(
+    program: Program, clusters: list[FakeCluster]
+) -> None:
+    program(kubeContext="other", kubeconfig="/k/config", namespace="default", adoptNamespace=True)
+
+    [cluster] = clusters
+    assert cluster.access == ClusterAccess(kubeconfig="/k/config", context="other")
+    stack = "service-mesh/dev"
+    assert cluster.checked == [stack, ("default", True, stack)]
+
+
+def test_a_setting_that_cannot_be_used_registers_nothing(
+    program: Program, clusters: list[FakeCluster]
+) -> None:
+    with pytest.raises(pulumi.RunError, match="STRICCT"):
+        program(mtlsMode="STRICCT")
+
+    assert not clusters, "without a cluster there is no provider, and no resource can be made"
+
+
+def test_a_cluster_that_cannot_be_used_registers_nothing(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise components.cluster.ClusterError("a namespace of somebody else")
+
+    monkeypatch.setattr(FakeCluster, "check_namespace", refuse)
+    providers: list[str] = []
+    monkeypatch.setattr(FakeCluster, "provider", lambda _, name: providers.append(name))
+
+    with pytest.raises(pulumi.RunError, match="somebody else"):
+        program()
+
+    assert not providers, "without a provider no resource can be made"
