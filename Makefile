@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 # an Output in an f-string raises instead of writing a warning into a resource
 export PULUMI_ERROR_OUTPUT_STRING := true
 
-.PHONY: help up preview down verify lab-up lab-down lab-status env test format lint types layers \
+.PHONY: help up preview verify sniff down lab-up lab-down lab-status url env test format lint types layers \
 	unit golden e2e bench tools system charts settings-table clean
 
 help: ## this list
@@ -29,6 +29,12 @@ up: $(VENV) system ## install the mesh and Bookinfo: on the lab, or on the clust
 preview: $(VENV) system ## what `make up` would change, the objects inside Helm releases included
 	@$(LAB) preview --stack $(STACK)
 
+verify: $(VENV) ## prove it: requests that went through, identities, plaintext that was refused
+	@$(LAB) verify --stack $(STACK)
+
+sniff: $(VENV) ## the bytes on the wire of a pod, before and after STRICT
+	@$(LAB) sniff --stack $(STACK)
+
 down: $(VENV) ## destroy the stack, stop the lab
 	@$(LAB) destroy --stack $(STACK)
 
@@ -39,6 +45,9 @@ lab-up: $(VENV) system ## start the embedded cluster alone
 
 lab-down: $(VENV) ## stop the embedded cluster and remove all of it, Pulumi's state of it included
 	@$(LAB) down
+
+url: $(VENV) ## the address of Bookinfo's page on the lab
+	@$(LAB) url
 
 lab-status: $(VENV) ## is the lab up, and where are its logs
 	@$(LAB) status

@@ -15,6 +15,7 @@ from pulumi_kubernetes.core.v1 import (
     EnvVarArgs,
     PodSpecArgs,
     PodTemplateSpecArgs,
+    ProbeArgs,
     ResourceRequirementsArgs,
     SeccompProfileArgs,
     SecurityContextArgs,
@@ -22,6 +23,7 @@ from pulumi_kubernetes.core.v1 import (
     ServiceAccount,
     ServicePortArgs,
     ServiceSpecArgs,
+    TCPSocketActionArgs,
     VolumeArgs,
     VolumeMountArgs,
 )
@@ -32,6 +34,8 @@ from components.kinds import child, metadata
 # What the provider would wait for, endpoints, its Deployment's readiness says already; the wait
 # costs ten seconds when all is well and ten minutes when no pod comes.
 _SKIP_AWAIT = {"pulumi.com/skipAwait": "true"}
+
+_READINESS_PERIOD_S = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,6 +172,10 @@ def _deployment(row: Workload, *, account: str) -> DeploymentSpecArgs:
         image_pull_policy="IfNotPresent",
         env=[EnvVarArgs(name=key, value=value) for key, value in row.env] or None,
         ports=[ContainerPortArgs(container_port=row.port)],
+        # any protocol has a listening socket; Istio lets its agent ask, so STRICT is no obstacle
+        readiness_probe=ProbeArgs(
+            tcp_socket=TCPSocketActionArgs(port=row.port), period_seconds=_READINESS_PERIOD_S
+        ),
         volume_mounts=[VolumeMountArgs(name=v, mount_path=path) for v, path in row.scratch] or None,
         resources=ResourceRequirementsArgs(
             # no limit on CPU: it would slow down starts and protect nobody

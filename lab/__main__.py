@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 import tempfile
@@ -11,8 +12,10 @@ from pathlib import Path
 from lab import stack
 from lab.lifecycle import LabError, Running, down, running, up
 from lab.paths import LabPaths
+from lab.playground import Playground
 from lab.summary import summarise
 from lab.toolchain import ToolchainError, ensure
+from lab.verify import prove, sniff, table
 
 
 def main() -> int:
@@ -22,14 +25,17 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("up", help="start the lab; nothing happens when it is up")
     commands.add_parser("down", help="stop the lab and remove all of it")
+    commands.add_parser("url", help="print the address of the ingress gateway")
     commands.add_parser("status", help="say whether it is up, and where its logs are")
     commands.add_parser("env", help="print shell variables for pulumi, kubectl and istioctl")
     run = commands.add_parser("run", help="run a program with those variables")
     cli = commands.add_parser("pulumi", help="run the Pulumi CLI for a stack")
     preview = commands.add_parser("preview", help="what an update would change, releases included")
     summary = commands.add_parser("summary", help="what runs, and what is STRICT")
+    verify = commands.add_parser("verify", help="prove that every edge of Bookinfo is mutual TLS")
+    sniff = commands.add_parser("sniff", help="show the bytes on the wire before and after STRICT")
     destroy = commands.add_parser("destroy", help="destroy a stack, and stop the lab it ran on")
-    for command in (cli, preview, summary, destroy):
+    for command in (cli, preview, summary, verify, sniff, destroy):
         command.add_argument("--stack", default="dev")
     for command in (run, cli):
         command.add_argument("words", nargs=argparse.REMAINDER)
@@ -43,6 +49,8 @@ def main() -> int:
                 print("the lab is gone" if down(paths) else "there was no lab")
             case "status":
                 _show(paths, running(paths))
+            case "url":
+                print(_url(paths))
             case "env":
                 for name, value in _variables(paths).items():
                     print(f"export {name}={shlex.quote(value)}")
@@ -52,22 +60,29 @@ def main() -> int:
             case "destroy":
                 return _destroy(arguments.stack, paths)
             case _:
-                return _with_stack(arguments, stack.open_stack(arguments.stack, paths))
+                return _with_stack(arguments, paths)
     except (LabError, ToolchainError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _with_stack(arguments: argparse.Namespace, opened: stack.Stack) -> int:
+def _with_stack(arguments: argparse.Namespace, paths: LabPaths) -> int:
     """Commands that need a stack on a running cluster."""
+    opened = stack.open_stack(arguments.stack, paths)
     match arguments.command:
         case "pulumi":
             return opened.call(*opened.pulumi(*_words(arguments.words)))
         case "preview":
             return _preview(opened)
+        case "verify":
+            return _verify(opened, paths)
+        case "sniff":
+            for line in sniff(Playground(opened, paths)):
+                print(line)
+            return 0
         case _:
-            print(summarise(opened))
+            print(summarise(opened, _url(paths) if opened.on_lab else None))
             return 0
 
 
@@ -82,6 +97,14 @@ def _preview(opened: stack.Stack) -> int:
         file.write(document)
         file.flush()
         return opened.call(sys.executable, "-m", "review", file.name, *opened.cluster())
+
+
+def _verify(opened: stack.Stack, paths: LabPaths) -> int:
+    """Send the requests, print what was seen, fail unless every edge is as it must be."""
+    outputs = json.loads(opened.read(*opened.pulumi("stack", "output", "--json")))
+    proofs = list(prove(Playground(opened, paths), outputs, _url(paths)))
+    print(table(proofs))
+    return 0 if all(one.ok for one in proofs) else 1
 
 
 def _destroy(name: str, paths: LabPaths) -> int:
@@ -100,6 +123,18 @@ def _destroy(name: str, paths: LabPaths) -> int:
 
 def _words(words: list[str]) -> list[str]:
     return words[1:] if words[:1] == ["--"] else words
+
+
+def _url(paths: LabPaths) -> str:
+    """Bookinfo's page as a browser on this machine reaches it.
+
+    Raises:
+        LabError: there is no lab.
+    """
+    found = running(paths)
+    if found is None:
+        raise LabError("no lab is running; `make up` starts one")
+    return f"http://127.0.0.1:{found.ingress}/productpage"
 
 
 def _variables(paths: LabPaths) -> dict[str, str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from lab.paths import CONTEXT
-from lab.sandbox import NODE_ADDRESS, Isolation
+from lab.sandbox import NODE_ADDRESS, SERVICE_CIDR, Isolation
 
 if TYPE_CHECKING:
     from lab.paths import LabPaths
@@ -34,9 +34,6 @@ POD_CIDR = "10.244.0.0/17"
 
 SIMULATED_POD_CIDR = "10.244.128.0/17"
 """Addresses of the pods that kwok simulates."""
-
-SERVICE_CIDR = "10.96.0.0/16"
-"""Addresses of Services, as kubeadm's default."""
 
 KUBERNETES_SERVICE = "10.96.0.1"
 """The API server, as every pod knows it: the first address of the Service range."""
@@ -97,7 +94,7 @@ def create(paths: LabPaths, tools: Tools, *, port: int, isolation: Isolation) ->
             f"the control plane did not start: {done.stderr.strip()[-1500:]}\n"
             f"logs: {paths.kwok}/clusters/{NAME}/logs"
         )
-    pki = paths.kwok / "clusters" / NAME / "pki"
+    pki = _pki(paths)
     return Credentials(
         server=f"https://127.0.0.1:{port}",
         ca=pki / "ca.crt",
@@ -110,6 +107,10 @@ def delete(paths: LabPaths, tools: Tools) -> None:
     """Stop the control plane's processes; needed only where no sandbox ends them."""
     command = [str(tools.path("kwokctl")), "delete", "cluster", "--name", NAME]
     subprocess.run(command, env=_environment(paths), capture_output=True, check=False)
+
+
+def _pki(paths: LabPaths) -> Path:
+    return paths.kwok / "clusters" / NAME / "pki"
 
 
 def _environment(paths: LabPaths) -> dict[str, str]:
@@ -172,6 +173,10 @@ def _extra_arguments(paths: LabPaths, *, isolation: Isolation) -> dict[str, dict
     else:
         # with no default route the API server cannot guess which address is its own
         apiserver["advertise-address"] = NODE_ADDRESS
+        pki = _pki(paths)
+        apiserver["kubelet-client-certificate"] = str(pki / "admin.crt")
+        apiserver["kubelet-preferred-address-types"] = "InternalIP"
+        apiserver["kubelet-client-key"] = str(pki / "admin.key")
     return arguments
 
 

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 from lab.paths import ROOT
 from lab.sandbox import Isolation, detect
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 PORT = 26443
 """Loopback port of the API server when it is free; any free one otherwise."""
+
+INGRESS_PORT = 28080
+"""Loopback port of the ingress gateway, likewise."""
 
 _started: dict[int, subprocess.Popen[bytes]] = {}
 """Sandboxes that this very process started: it has to collect their exit codes."""
@@ -43,6 +47,9 @@ class Running:
     port: int
     """Loopback port of the API server."""
 
+    ingress: int
+    """Loopback port that leads to port 80 of the ingress gateway."""
+
     isolation: Isolation
     """What surrounds it."""
 
@@ -52,7 +59,9 @@ def running(paths: LabPaths) -> Running | None:
     if not paths.lock.exists() or not paths.facts.exists() or not _locked(paths):
         return None
     facts = json.loads(paths.facts.read_text())
-    return Running(port=facts["port"], isolation=Isolation(facts["isolation"]))
+    return Running(
+        port=facts["port"], ingress=facts["ingress"], isolation=Isolation(facts["isolation"])
+    )
 
 
 def up(paths: LabPaths) -> Running:
@@ -70,12 +79,22 @@ def up(paths: LabPaths) -> Running:
     _clean(paths)
     paths.logs.mkdir(parents=True)
     isolation = detect()
-    with _listen() as listener, paths.lock.open("w") as lock, paths.log.open("wb") as log:
+    with (
+        _listen(PORT) as api,
+        _listen(INGRESS_PORT) as ingress,
+        paths.lock.open("w") as lock,
+        paths.log.open("wb") as log,
+    ):
+        inherited: dict[str, socket.socket | IO[str]] = {
+            "--api": api,
+            "--ingress": ingress,
+            "--lock": lock,
+        }
         command = [
             *isolation.command(),
             *(sys.executable, "-m", "lab.supervisor", "--state", str(paths.state)),
             *("--isolation", isolation.value),
-            *("--listener", str(listener.fileno()), "--lock", str(lock.fileno())),
+            *(f"{flag}={file.fileno()}" for flag, file in inherited.items()),
         ]
         process = subprocess.Popen(
             command,
@@ -84,7 +103,7 @@ def up(paths: LabPaths) -> Running:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            pass_fds=(listener.fileno(), lock.fileno()),
+            pass_fds=[file.fileno() for file in inherited.values()],
         )
     _started[process.pid] = process
     (paths.state / "pid").write_text(str(process.pid))
@@ -166,9 +185,9 @@ def _locked(paths: LabPaths) -> bool:
     return False
 
 
-def _listen() -> socket.socket:
-    """A listening loopback socket for the API server: the usual port, or a free one."""
-    for port in (PORT, 0):
+def _listen(usual: int) -> socket.socket:
+    """A listening loopback socket: on the usual port, or on a free one."""
+    for port in (usual, 0):
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -177,7 +196,22 @@ def _listen() -> socket.socket:
             listener.close()
             continue
         if port == 0:
-            print(f"port {PORT} is taken, the lab uses {listener.getsockname()[1]}")
+            print(f"port {usual} is taken, the lab uses {listener.getsockname()[1]}")
         listener.listen(128)
         return listener
     raise LabError("no free loopback port")
+
+
+def enter(paths: LabPaths) -> list[str]:
+    """The command prefix that runs a program inside the sandbox, on the node.
+
+    Raises:
+        LabError: there is no lab, or it has no sandbox.
+    """
+    found = running(paths)
+    if found is None or found.isolation is Isolation.NONE:
+        raise LabError("there is no lab with namespaces; `make lab-up` starts one")
+    pid = (paths.state / "pid").read_text()
+    child = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]
+    user = [] if found.isolation is Isolation.ROOT else ["--user", "--preserve-credentials"]
+    return ["nsenter", f"--target={child}", *user, "--net", "--mount", "--pid"]

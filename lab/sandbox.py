@@ -17,6 +17,9 @@ from pathlib import Path
 NODE_ADDRESS = "10.244.255.254"
 """The node, inside the lab. Private to the lab's network namespace."""
 
+SERVICE_CIDR = "10.96.0.0/16"
+"""Addresses of Services, as kubeadm's default."""
+
 DNS_ADDRESS = "10.96.0.10"
 """The cluster's DNS server, where kubeadm and kind have it."""
 
@@ -80,6 +83,8 @@ def prepare_network() -> None:
     run("ip", "link", "set", "lo", "up")
     for address in (NODE_ADDRESS, DNS_ADDRESS):
         run("ip", "address", "add", f"{address}/32", "dev", "lo")
+    # the node itself uses Services too, and without a route a packet is never rewritten
+    run("ip", "route", "add", SERVICE_CIDR, "dev", "lo", "src", NODE_ADDRESS)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
 

@@ -61,7 +61,7 @@ class Stack:
             words, cwd=ROOT, env=environment, stdout=output, stderr=output, check=False
         ).returncode
 
-    def read(self, *words: str) -> str:
+    def read(self, *words: str, stdin: str | None = None) -> str:
         """What a program prints.
 
         Raises:
@@ -69,7 +69,13 @@ class Stack:
         """
         environment = {**os.environ, **self.variables}
         done = subprocess.run(
-            words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+            words,
+            cwd=ROOT,
+            env=environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise LabError(f"{' '.join(words)}:\n{done.stderr.strip() or done.stdout.strip()}")
@@ -126,6 +132,12 @@ def overlay(paths: LabPaths) -> dict[str, Any]:
         "service-mesh:kubeconfig": str(paths.kubeconfig.relative_to(ROOT)),
         "service-mesh:chartSource": str(paths.charts.relative_to(ROOT)),
         "service-mesh:istioVersion": _ISTIO,
+        # upstream's Envoy lacks the filters that Istio builds into its own
+        "service-mesh:telemetry": False,
+        "service-mesh:istiodEnv": {
+            "PILOT_ENABLE_METADATA_EXCHANGE": "false",
+            "PILOT_ENABLE_ALPN_FILTER": "false",
+        },
     }
 
 

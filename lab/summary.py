@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from lab.stack import Stack
 
 
-def summarise(stack: Stack) -> str:
+def summarise(stack: Stack, url: str | None) -> str:
     """Read the stack's outputs and the cluster's pods, and say what there is.
+
+    Args:
+        stack: what is summarised.
+        url: where Bookinfo's page is; None where only the stack's own output can tell.
 
     Raises:
         LabError: the CLI or kubectl failed.
@@ -25,6 +29,8 @@ def summarise(stack: Stack) -> str:
     for namespace in outputs["mtls"]:
         kubectl = ("kubectl", *stack.cluster(), "-n", namespace)
         pods += json.loads(stack.read(*kubectl, "get", "pods", "-o", "json"))["items"]
+    if url is not None and "productpage" in outputs:
+        outputs["productpage"] = url
     return text(outputs, pods)
 
 
@@ -51,7 +57,7 @@ def text(outputs: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> str:
         )
     lines += ["", "Next:"]
     if "productpage" in outputs:
-        lines.append(f"  {outputs['productpage']}")
+        lines.append(f"  open {outputs['productpage']}")
     lines += [
         "  make preview    what a change of settings would do, object by object",
         "  make down       take all of it away",

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from lab import cluster
@@ -18,11 +19,12 @@ from lab.node.agent import Agent
 from lab.node.api import Api
 from lab.node.images import PROGRAMS, Images
 from lab.node.loopback import pump, serve_egress
+from lab.node.server import Server
 from lab.paths import LabPaths
 from lab.sandbox import Isolation, prepare_network, run
 from lab.toolchain import ensure
 
-TOOLS = (*cluster.TOOLS, *PROGRAMS)
+TOOLS = (*cluster.TOOLS, *PROGRAMS, "envoy_bootstrap.json")
 """Programs of the control plane, and those that the node agent starts."""
 
 _LOG = logging.getLogger("lab")
@@ -33,7 +35,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--isolation", type=Isolation, required=True)
-    parser.add_argument("--listener", type=int, required=True, help="open socket for the API")
+    parser.add_argument("--api", type=int, required=True, help="open socket for the API server")
+    parser.add_argument("--ingress", type=int, required=True, help="open socket for the gateway")
     parser.add_argument("--lock", type=int, required=True, help="open lock file, held till the end")
     arguments = parser.parse_args()
     logging.basicConfig(
@@ -42,11 +45,11 @@ def main() -> None:
     if os.getpid() == 1:
         _become_init()
     fcntl.flock(arguments.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    listener = socket.socket(fileno=arguments.listener)
+    listeners = [socket.socket(fileno=fd) for fd in (arguments.api, arguments.ingress)]
     # an ordinary end, so that what was started without namespaces is stopped
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        asyncio.run(_run(LabPaths(state=arguments.state), arguments.isolation, listener))
+        asyncio.run(_run(LabPaths(state=arguments.state), arguments.isolation, *listeners))
     except Exception as error:
         _LOG.exception("the lab ends")
         print(f"lab: {error}", file=sys.stderr)
@@ -64,11 +67,15 @@ def _become_init() -> None:
             os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
-async def _run(paths: LabPaths, isolation: Isolation, listener: socket.socket) -> None:
+async def _run(
+    paths: LabPaths, isolation: Isolation, listener: socket.socket, ingress: socket.socket
+) -> None:
     tools = ensure(TOOLS)
     port: int = listener.getsockname()[1]
+    facts = {"port": port, "ingress": ingress.getsockname()[1], "isolation": isolation.value}
     if isolation is Isolation.NONE:
         listener.close()  # the API server itself takes the port
+        ingress.close()
         await serve_egress(paths.egress)
     else:
         prepare_network()
@@ -82,9 +89,10 @@ async def _run(paths: LabPaths, isolation: Isolation, listener: socket.socket) -
     try:
         await agent.register()
         if isolation is not Isolation.NONE:
-            await _forward(listener, port)
+            await Server(agent.find, paths.logs, api.find).serve(credentials)
+            await _forward(listener, lambda: ("127.0.0.1", port))
+            await _forward(ingress, agent.ingress)
         cluster.write_kubeconfig(paths.kubeconfig, credentials)
-        facts = {"port": port, "isolation": isolation.value}
         paths.facts.with_suffix(".new").write_text(json.dumps(facts))
         paths.facts.with_suffix(".new").rename(paths.facts)
         _LOG.info("the lab is ready on port %d", port)
@@ -96,12 +104,18 @@ async def _run(paths: LabPaths, isolation: Isolation, listener: socket.socket) -
             cluster.delete(paths, tools)
 
 
-async def _forward(listener: socket.socket, port: int) -> asyncio.Server:
-    """Carry connections from the loopback port of the host to the same port in the sandbox."""
+async def _forward(
+    listener: socket.socket, target: Callable[[], tuple[str, int] | None]
+) -> asyncio.Server:
+    """Carry connections from a loopback port of the host to an address inside the sandbox."""
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        address = target()
+        if address is None:
+            writer.close()
+            return
         try:
-            inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+            inner_reader, inner_writer = await asyncio.open_connection(*address)
         except OSError:
             writer.close()
             return

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from lab.cluster import SIMULATED
-from lab.node import network
+from lab.node import dns, network, server
 from lab.node.loopback import LoopbackPod
 from lab.node.pod import Pod, now
 from lab.sandbox import NODE_ADDRESS, Isolation
@@ -35,6 +35,9 @@ class Agent:
         self._images = images
         self._isolation = isolation
         self._addresses = network.AddressPool()
+        self._dns = dns.Server()
+        self._services: dict[str, Json] = {}
+        self._slices: dict[str, Json] = {}
         self._pods: dict[str, Pod | LoopbackPod] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -47,12 +50,27 @@ class Agent:
         await self._api.request("POST", "/api/v1/nodes", node)
         await self._api.merge(f"/api/v1/nodes/{NODE}/status", {"status": node_status()})
 
+    def find(self, namespace: str, name: str) -> Pod | None:
+        """A pod that runs as processes in a network of its own."""
+        for pod in self._pods.values():
+            if isinstance(pod, Pod) and pod.name == f"{namespace}/{name}":
+                return pod
+        return None
+
     async def run(self) -> None:
         """Follow pods and Services for ever."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow_pods())
             if self._isolation is not Isolation.NONE:
                 group.create_task(self._follow_services())
+
+    def ingress(self) -> tuple[str, int] | None:
+        """Where the ingress gateway's Service listens for HTTP; None while there is none."""
+        for service in self._services.values():
+            labels = service["metadata"].get("labels") or {}
+            if labels.get("istio") == "ingressgateway":
+                return service["spec"]["clusterIP"], 80
+        return None
 
     async def stop(self) -> None:
         """End every pod's processes. In a sandbox the kernel does that as well."""
@@ -132,9 +150,8 @@ class Agent:
         return known, unknown
 
     async def _follow_services(self) -> None:
-        """Keep the node's rules equal to the Services and their ready endpoints."""
-        services: dict[str, Json] = {}
-        slices: dict[str, Json] = {}
+        """Keep names and rules equal to the Services and their ready endpoints."""
+        services, slices = self._services, self._slices
         changed = asyncio.Event()
 
         async def collect(path: str, into: dict[str, Json]) -> None:
@@ -150,11 +167,12 @@ class Agent:
             while True:
                 await changed.wait()
                 changed.clear()
-                await asyncio.to_thread(
-                    network.apply_services, list(services.values()), list(slices.values())
-                )
+                now_services, now_slices = list(services.values()), list(slices.values())
+                self._dns.table = dns.records(now_services, now_slices)
+                await asyncio.to_thread(network.apply_services, now_services, now_slices)
                 await asyncio.sleep(0.05)  # a burst of changes becomes one
 
+        await self._dns.serve()
         async with asyncio.TaskGroup() as group:
             group.create_task(collect("/api/v1/services", services))
             group.create_task(collect("/apis/discovery.k8s.io/v1/endpointslices", slices))
@@ -180,6 +198,7 @@ def node_status() -> Json:
                 "lastTransitionTime": now(),
             }
         ],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": server.PORT}},
         "declaredFeatures": ["ExtendWebSocketsToKubelet"],
         "nodeInfo": {
             "kubeletVersion": "v1.36.2",

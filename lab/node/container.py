@@ -119,7 +119,20 @@ async def start(surroundings: Surroundings, container: Json, image: Image) -> Pr
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Process(process)
+    started = Process(process)
+    await _entered(started, surroundings.folder / f"rootfs-{container['name']}")
+    return started
+
+
+async def _entered(process: Process, root: Path) -> None:
+    """Wait until the launcher has made the file system and become the program, or has failed.
+
+    Before that a probe or an exec would find half a container.
+    """
+    link = Path(f"/proc/{process.pid}/root")
+    with contextlib.suppress(OSError):
+        while link.readlink().name != root.name:
+            await asyncio.sleep(0.01)
 
 
 def launcher(surroundings: Surroundings, container: Json, image: Image) -> str:
@@ -163,7 +176,9 @@ def launcher(surroundings: Surroundings, container: Json, image: Image) -> str:
     lines.append(
         f"echo {quote(surroundings.pod['metadata']['name'][:63])} > /proc/sys/kernel/hostname"
     )
-    environment = variables(surroundings.pod, container, surroundings.environment)
+    environment = variables(
+        surroundings.pod, container, {**surroundings.environment, **image.environment}
+    )
     become = (
         []
         if surroundings.single_uid

@@ -6,9 +6,11 @@ private mirror's `proxyv2` are the same programs. Every other image stays simula
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from lab.paths import ROOT
 from lab.sandbox import Isolation
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from lab.toolchain import Tools
 
 
-PROGRAMS = ("pilot-discovery",)
+PROGRAMS = ("pilot-discovery", "pilot-agent", "envoy")
 """What the toolchain has to have for the images below."""
 
 
@@ -35,8 +37,43 @@ class Image:
     programs: Mapping[str, Path] = field(default_factory=dict)
     """Files of `/usr/local/bin`: name -> where the file is on this machine."""
 
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables, which a container's own ones override."""
+
     files: Mapping[str, Path] = field(default_factory=dict)
     """Other files: absolute path in the container -> where the file is on this machine."""
+
+
+_BOOTSTRAP = "/var/lib/istio/envoy/envoy_bootstrap_tmpl.json"
+"""Where pilot-agent looks for the template of Envoy's first configuration."""
+
+_BOOKINFO = (
+    ("productpage", "v1"),
+    ("details", "v1"),
+    ("ratings", "v1"),
+    ("reviews", "v1"),
+    ("reviews", "v2"),
+    ("reviews", "v3"),
+)
+
+
+_DRAIN_S = 2
+"""Seconds for which a server goes on answering after SIGTERM: clients hear of its end later."""
+
+
+def _server(name: str, **environment: str) -> Image:
+    """A program of `lab.apps` that serves HTTP."""
+    program = _program(name, **environment)
+    return replace(program, entrypoint=(*program.entrypoint, "--drain", str(_DRAIN_S)))
+
+
+def _program(name: str, **environment: str) -> Image:
+    """A program of `lab.apps`, started without the site packages that it does not need."""
+    return Image(
+        entrypoint=(sys.executable, "-S", "-m", f"lab.apps.{name}"),
+        user=1000,
+        environment={"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **environment},
+    )
 
 
 class Images:
@@ -49,6 +86,18 @@ class Images:
                 user=1337,
                 programs={"pilot-discovery": tools.path("pilot-discovery")},
             ),
+            "proxyv2": Image(
+                entrypoint=("/usr/local/bin/pilot-agent",),
+                user=1337,
+                programs={name: tools.path(name) for name in ("pilot-agent", "envoy")},
+                files={_BOOTSTRAP: tools.share / "envoy_bootstrap.json"},
+            ),
+            **{
+                f"examples-bookinfo-{name}-{version}": _server(name, SERVICE_VERSION=version)
+                for name, version in _BOOKINFO
+            },
+            "echo": _server("echo"),
+            "client": _program("client"),
         }
 
     def find(self, reference: str, isolation: Isolation) -> Image | None:

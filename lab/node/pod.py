@@ -35,6 +35,9 @@ _VOLUME_SYNC_S = 20
 _BACKOFF_S = (0, 1, 2, 4, 8, 16, 30)
 """Waits before a restart. A kubelet starts at 10 s; the lab is there to be looked at."""
 
+_EAGER_S = 0.2
+"""How often a container that is not up yet is asked: a kubelet takes whole periods."""
+
 _STABLE_S = 60
 """A container that ran this long starts again without waiting."""
 
@@ -258,13 +261,13 @@ class Pod:
             return
         startup = self._probe(run, "startupProbe")
         if startup:
-            for _ in range(startup.count("failureThreshold", 3)):
-                if await startup.once():
-                    break
-                await asyncio.sleep(startup.seconds("periodSeconds", 10))
-            else:
-                self._kill(run)
-                return
+            period = startup.seconds("periodSeconds", 10)
+            patience = time.monotonic() + period * startup.count("failureThreshold", 3)
+            while not await startup.once():
+                if time.monotonic() > patience:
+                    self._kill(run)
+                    return
+                await asyncio.sleep(min(period, _EAGER_S))
         run.started = True
         run.ready = self._probe(run, "readinessProbe") is None
         run.up.set()
@@ -289,7 +292,7 @@ class Pod:
                 self._changed.set()
             # while it is not ready yet, ask more often: a kubelet does the same after a start
             period = probe.seconds("periodSeconds", 10)
-            await asyncio.sleep(period if run.ready else min(period, 0.5))
+            await asyncio.sleep(period if run.ready else min(period, _EAGER_S))
 
     async def _watch_liveness(self, run: Run) -> None:
         probe = self._probe(run, "livenessProbe")

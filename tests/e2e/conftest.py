@@ -14,7 +14,7 @@ import pytest
 
 from lab.lifecycle import down
 from lab.paths import ROOT, LabPaths
-from lab.stack import Stack, open_stack
+from lab.stack import open_stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,8 +37,13 @@ class Result:
 class Mesh:
     """The stack `dev` on the lab, driven as a person does."""
 
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
+    def __init__(self, paths: LabPaths) -> None:
+        self.paths = paths
+        self.stack = open_stack("dev", paths)
+
+    def reset_settings(self) -> None:
+        """The stack's own settings again, whatever a test has changed."""
+        self.stack = open_stack("dev", self.paths)
 
     def run(self, *words: str, ok: bool = True, **variables: str) -> Result:
         """Run a program on the lab; fail the test if it fails and `ok` is set."""
@@ -94,7 +99,7 @@ def mesh() -> Iterator[Mesh]:
     paths = LabPaths(state=ROOT / ".lab" / "e2e")
     down(paths)
     try:
-        yield Mesh(open_stack("dev", paths))
+        yield Mesh(paths)
     finally:
         down(paths)
         shutil.rmtree(paths.state)

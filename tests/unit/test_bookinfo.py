@@ -30,7 +30,7 @@ DEPLOYMENTS = [
     "productpage-v1",
 ]
 IMAGES = "registry.istio.io/release/examples-bookinfo-"
-TMP = {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108 a path inside the container
+TMP = {"name": "tmp", "mountPath": "/tmp"}
 
 
 def upstream_service(app: str) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def upstream_deployment(name: str) -> dict[str, Any]:
     pod: dict[str, Any] = {"serviceAccountName": f"bookinfo-{app}", "containers": [container]}
     template: dict[str, Any] = {"metadata": {"labels": labels}, "spec": pod}
     if app == "reviews":
-        container["env"] = [{"name": "LOG_DIR", "value": "/tmp/logs"}]  # noqa: S108 same
+        container["env"] = [{"name": "LOG_DIR", "value": "/tmp/logs"}]
         container["volumeMounts"] = [
             TMP,
             {"name": "wlp-output", "mountPath": "/opt/ibm/wlp/output"},
@@ -132,6 +132,9 @@ DIFFERENCES = {
     ),
     "metadata.annotations.pulumi.com/skipAwait": (
         "of Services: the Deployments' readiness says more, and the wait costs ten seconds each"
+    ),
+    "spec.template.spec.containers[0].readinessProbe": (
+        "without one a pod gets requests before it listens, and every rollout loses some"
     ),
     "spec.template.spec.containers[0].resources": (
         "a pod without requests is the first to be evicted, and one without a limit of memory "

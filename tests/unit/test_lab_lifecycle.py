@@ -24,7 +24,7 @@ def paths(tmp_path: Path) -> LabPaths:
 def _leftovers(paths: LabPaths) -> None:
     paths.logs.mkdir(parents=True)
     paths.kwok.mkdir()
-    paths.facts.write_text(json.dumps({"port": 1, "isolation": "root"}))
+    paths.facts.write_text(json.dumps({"port": 1, "ingress": 2, "isolation": "root"}))
     paths.kubeconfig.write_text("stale")
     paths.lock.touch()
 
@@ -84,11 +84,11 @@ def test_a_busy_port_is_said_and_replaced(capsys: pytest.CaptureFixture[str]) ->
             busy.listen()
         except OSError:
             pass  # a lab of this checkout has it: as busy as the test needs it
-        with lifecycle._listen() as listener:
+        with lifecycle._listen(PORT) as listener:
             assert listener.getsockname()[1] != PORT
     assert f"port {PORT} is taken" in capsys.readouterr().out
 
 
 def test_only_loopback_is_listened_on() -> None:
-    with lifecycle._listen() as listener:
+    with lifecycle._listen(PORT) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"

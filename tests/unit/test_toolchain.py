@@ -337,6 +337,21 @@ def test_path_comes_before_a_download_and_a_download_before_a_build(
     assert bool(go_builds()) == (source == "build"), "built only when it is needed"
 
 
+def test_only_what_is_missing_is_fetched_and_downloads_go_before_builds(
+    bin_: Path, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_go(bin_)
+    program(bin_ / PLAIN.name, "Kubernetes v1.36.2")
+    monkeypatch.setenv("LAB_TOOLS", "build,download,path")
+    table = {
+        PLAIN.name: publisher.tool(SCRIPT, file="present"),
+        "absent": replace(publisher.tool(SCRIPT, file="absent"), name="absent"),
+    }
+    assert ensure(table, table=table).source("absent").startswith("download")
+    assert publisher.asked == ["/absent.sha256", "/absent"]
+    assert go_builds() == []
+
+
 def test_what_is_in_the_cache_is_not_fetched_again(
     publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -580,24 +595,27 @@ def test_a_build_with_an_old_go_names_its_version_and_the_ways_out(
 
 
 def test_a_second_process_says_whom_it_waits_for_and_then_uses_the_result(
-    bin_: Path, monkeypatch: pytest.MonkeyPatch
+    bin_: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_go(bin_)
     monkeypatch.setenv("LAB_TOOLS", "build")
     sources.cache_root().mkdir(parents=True)
     command = [sys.executable, "-m", "lab.toolchain", "ensure", "--only", "kwok"]
-    with (sources.cache_root() / "lock").open("w") as lock:
+    said = tmp_path / "said"
+    with contextlib.ExitStack() as stack:
+        lock = stack.enter_context((sources.cache_root() / "lock").open("w"))
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write("4711\n")
         lock.flush()
-        second = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        errors = stack.enter_context(said.open("w"))
+        second = stack.enter_context(
+            subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
         )
-        assert second.stderr
-        assert "process 4711 is fetching or building" in second.stderr.readline()
+        stack.callback(second.kill)
+        wait_for(lambda: "process 4711 is fetching or building" in said.read_text())
         program(build.home() / "bin" / "kwok")
-    printed, _ = second.communicate()
-    assert second.returncode == 0
+        lock.close()
+        printed, _ = second.communicate()
     assert (Path(printed.strip()) / "kwok").exists()
     assert go_builds() == [], "the first process had built it"
 

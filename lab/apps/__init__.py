@@ -1,0 +1,1 @@
+"""Programs that stand for container images on the lab: Bookinfo's services, an echo, a client."""
