@@ -175,6 +175,7 @@ def _extra_arguments(paths: LabPaths, *, isolation: Isolation) -> dict[str, dict
         apiserver["advertise-address"] = NODE_ADDRESS
         pki = _pki(paths)
         apiserver["kubelet-client-certificate"] = str(pki / "admin.crt")
+        apiserver["kubelet-certificate-authority"] = str(pki / "ca.crt")
         apiserver["kubelet-preferred-address-types"] = "InternalIP"
         apiserver["kubelet-client-key"] = str(pki / "admin.key")
     return arguments

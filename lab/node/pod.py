@@ -341,7 +341,7 @@ class Pod:
             else ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups"]
         )
         environment = (_proc(pid) / "environ").read_bytes().decode().split("\0")[:-1]
-        namespaces = ["--mount", "--uts", "--net", f"--root={_proc(pid)}/root", "--wd=/"]
+        namespaces = ["--mount", "--uts", "--net", f"--root={_proc(pid)}/root", "--wd"]
         return [
             *("nsenter", f"--target={pid}", *namespaces),
             *(*become, "env", "-i", *environment, *command),

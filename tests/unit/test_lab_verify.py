@@ -185,17 +185,29 @@ def test_whether_plaintext_must_be_refused_is_the_applications_mode(
     assert {one.ok for one in play.prove({**_OUTPUTS, "mtls": modes})} == {ok}
 
 
+def _namespaces(play: _Play) -> list[str]:
+    return [words[2] for words in play.commands if words[:2] == ("apply", "Namespace")]
+
+
 def test_the_probe_without_a_sidecar_asks_every_server_and_goes_again(play: _Play) -> None:
     play.prove(_OUTPUTS)
-    asked = [words[2] for words in play.commands if words[0] == "get"]
+    (plain,) = _namespaces(play)
+    asked = [words[1:] for words in play.commands if words[0] == "get"]
     servers = ("productpage", "details", "reviews", "ratings")
-    assert asked == [f"http://{server}.bookinfo:9080/health" for server in servers]
-    assert ("delete", "namespace", "plaintext-probe", "--wait=false") in play.commands
+    assert asked == [(plain, f"http://{server}.bookinfo:9080/health") for server in servers]
+    assert ("delete", "namespace", plain, "--wait=false") in play.commands
 
 
 def test_the_probe_goes_though_it_never_became_ready(play: _Play) -> None:
     play.ready_fails = True
     with pytest.raises(LabError):
         play.prove(_OUTPUTS)
-    assert ("apply", "Namespace", "plaintext-probe") in play.commands
-    assert play.commands[-1][:3] == ("delete", "namespace", "plaintext-probe")
+    (plain,) = _namespaces(play)
+    assert play.commands[-1][:3] == ("delete", "namespace", plain)
+
+
+def test_the_next_proof_does_not_wait_for_the_last_ones_namespace(play: _Play) -> None:
+    play.prove(_OUTPUTS)
+    play.prove(_OUTPUTS)
+    first, second = _namespaces(play)
+    assert first != second
