@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lab.node import single_uid
 from lab.node.network import netns_path
 from lab.node.volumes import field
 from lab.paths import ROOT
@@ -26,6 +27,9 @@ _HOST_FOLDERS = ("/bin", "/sbin", "/lib", "/lib64", "/usr", "/proc", "/sys", "/d
 
 _HOST_ETC = ("alternatives", "ld.so.cache", "ssl", "localtime")
 """Parts of /etc that programs of the host need to run."""
+
+
+_SET_HOSTNAME = "import socket, sys; socket.sethostname(sys.argv[1])"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,6 +106,8 @@ async def start(surroundings: Surroundings, container: Json, image: Image) -> Pr
     Raises:
         NotYetError: an environment variable refers to something that does not exist.
     """
+    if surroundings.single_uid:
+        image = single_uid.adapt(image, surroundings.folder)
     script = surroundings.folder / f"{container['name']}.sh"
     script.write_text(launcher(surroundings, container, image))
     log = surroundings.logs / f"{container['name']}.log"
@@ -173,9 +179,9 @@ def launcher(surroundings: Surroundings, container: Json, image: Image) -> str:
         lines.append(f"bind {quote(str(source.resolve()))} {quote(target)}")
     for source, target in surroundings.mounts(container):
         lines.append(f"bind {quote(str(source))} {quote(target)}")
-    lines.append(
-        f"echo {quote(surroundings.pod['metadata']['name'][:63])} > /proc/sys/kernel/hostname"
-    )
+    # only the machine's own root may write /proc/sys/kernel/hostname; the call asks the namespace
+    name = surroundings.pod["metadata"]["name"][:63]
+    lines.append(shlex.join([sys.executable, "-I", "-S", "-c", _SET_HOSTNAME, name]))
     environment = variables(
         surroundings.pod, container, {**surroundings.environment, **image.environment}
     )

@@ -102,6 +102,21 @@ def test_the_whole_program_runs_where_only_loopback_exists() -> None:
     assert int(counters["OutRequests"]) > 0, "the kernel did not count anything"
 
 
+def test_with_one_user_id_sidecars_prove_every_edge(
+    paths: LabPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an ordinary user without newuidmap gets; the namespaces are the same when root asks."""
+    monkeypatch.setenv("LAB_ISOLATION", "single-uid")
+    lab = [sys.executable, "-m", "lab", "--state", str(paths.state)]
+    for words in (
+        ["pulumi", "--", "up", "--yes", "--skip-preview", "--non-interactive"],
+        ["verify"],
+    ):
+        done = subprocess.run([*lab, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("refused") == done.stdout.count("✅") > 0
+
+
 def test_without_namespaces_the_control_plane_still_runs(
     paths: LabPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
