@@ -157,11 +157,11 @@ def launcher(surroundings: Surroundings, container: Json, image: Image) -> str:
         'else mkdir -p "$R${2%/*}"; : >> "$R$2"; fi; mount --rbind "$1" "$R$2"; }',
         "mkdir -p $R/etc $R/run $R/var $R/root; mkdir -m 1777 $R/tmp",
     ]
-    for folder in _host_folders():
+    for folder in map(Path, _HOST_FOLDERS):
         if folder.is_symlink():
             lines.append(f"ln -s {quote(str(folder.readlink()))} $R{folder}")
         elif folder.exists():
-            lines.append(f"bind {quote(str(folder))} {quote(str(folder))}")
+            lines.append(f"bind {folder} {folder}")
     lines += [f"[ ! -e /etc/{name} ] || bind /etc/{name} /etc/{name}" for name in _HOST_ETC]
     for name in ("hosts", "resolv.conf", "passwd"):
         lines.append(f"cp {quote(str(surroundings.folder / 'etc' / name))} $R/etc/{name}")
@@ -179,6 +179,8 @@ def launcher(surroundings: Surroundings, container: Json, image: Image) -> str:
         lines.append(f"bind {quote(str(source.resolve()))} {quote(target)}")
     for source, target in surroundings.mounts(container):
         lines.append(f"bind {quote(str(source))} {quote(target)}")
+    # after the volumes: one on /tmp would hide a checkout that lies there
+    lines += [f"bind {quote(str(folder))} {quote(str(folder))}" for folder in _own_folders()]
     # only the machine's own root may write /proc/sys/kernel/hostname; the call asks the namespace
     name = surroundings.pod["metadata"]["name"][:63]
     lines.append(shlex.join([sys.executable, "-I", "-S", "-c", _SET_HOSTNAME, name]))
@@ -207,15 +209,11 @@ def launcher(surroundings: Surroundings, container: Json, image: Image) -> str:
     return "\n".join([*lines, ""])
 
 
-def _host_folders() -> list[Path]:
-    """Host folders that are mounted at the same place; no folder inside another one."""
-    wanted = [Path(p) for p in _HOST_FOLDERS]
-    wanted += [Path(sys.base_prefix), Path(sys.prefix), ROOT / "lab"]
-    kept: list[Path] = []
-    for folder in wanted:
-        if not any(folder.is_relative_to(other) for other in kept):
-            kept.append(folder)
-    return kept
+def _own_folders() -> list[Path]:
+    """What our own programs need besides: Python, its packages, and the lab."""
+    shared = [Path(folder) for folder in _HOST_FOLDERS]
+    wanted = (Path(sys.base_prefix), Path(sys.prefix), ROOT / "lab")
+    return [f for f in wanted if not any(f.is_relative_to(other) for other in shared)]
 
 
 def variables(pod: Json, container: Json, general: dict[str, str]) -> dict[str, str]:

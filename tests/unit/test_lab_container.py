@@ -9,6 +9,7 @@ import pytest
 
 from lab.node.container import Surroundings, expand, launcher, variables
 from lab.node.images import Image
+from lab.paths import ROOT
 
 POD: dict[str, Any] = {
     "metadata": {"name": "reviews-v1-abc", "namespace": "bookinfo", "labels": {"app": "reviews"}},
@@ -91,6 +92,13 @@ def test_volumes_are_mounted_where_the_container_wants_them(tmp_path: Path) -> N
     container = _container(volumeMounts=[{"name": "tmp", "mountPath": "/opt/ibm/wlp/output"}])
     script = launcher(_surroundings(tmp_path, POD), container, IMAGE)
     assert f"bind {tmp_path}/volumes/tmp /opt/ibm/wlp/output" in script
+
+
+def test_a_volume_never_hides_the_programs_of_the_lab(tmp_path: Path) -> None:
+    container = _container(volumeMounts=[{"name": "tmp", "mountPath": "/tmp"}])
+    script = launcher(_surroundings(tmp_path, POD), container, IMAGE)
+    mounted = [line.split()[2] for line in script.splitlines() if line.startswith("bind /")]
+    assert mounted.index("/tmp") < mounted.index(str(ROOT / "lab"))
 
 
 def test_a_container_does_not_see_the_state_of_the_lab(tmp_path: Path) -> None:
