@@ -92,6 +92,9 @@ golden: $(VENV) charts ## write tests/unit/golden anew; read the difference befo
 e2e: $(VENV) system ## the real engine on a lab of its own: up, again, drift, destroy, up again
 	@$(BIN)/pytest tests/e2e -m e2e -x -v --durations=12
 
+bench: $(VENV) ## how long tlscheck takes on big meshes, and how that grows
+	@$(BIN)/python -m bench.tlscheck_bench
+
 charts: $(CHARTS)
 $(CHARTS): | $(VENV)
 	@$(BIN)/python -m lab.toolchain charts $(CHARTS)

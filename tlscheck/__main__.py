@@ -1,0 +1,244 @@
+"""`python -m tlscheck`: is this connection really mTLS?
+
+  python -m tlscheck <pod>[.<namespace>] <host>[:<port>]    one pair, and what to change
+  python -m tlscheck [--namespace N] [--from P] [--to P]    every edge
+
+Objects come from the cluster of kubectl's context, or, with no cluster needed, from manifests (-f),
+from `pulumi stack export` (--stack-state) or `pulumi preview --json --show-sames` (--preview).
+Exit codes: 0, 1 when --require is not met, 2 when the input is bad.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import IO, BinaryIO, NoReturn, TextIO, cast
+
+from tlscheck import report, sources
+from tlscheck.advice import Facts
+from tlscheck.documents import BadInputError, documents, mapping, printable
+from tlscheck.edges import Gate, Selection, find_clients, find_host
+from tlscheck.evaluate import rows, warnings
+from tlscheck.model import MeshConfig
+from tlscheck.rows import Row
+from tlscheck.world import World
+
+BROKEN_PIPE = 141
+"""What a shell reports of a program that its reader left."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise it like any other bad input."""
+        raise BadInputError(f"{message}; see python -m tlscheck --help")
+
+
+def parser() -> Parser:
+    """The command line."""
+    made = Parser(
+        prog="tlscheck", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("pod", nargs="?", help="pod by name, by unique prefix or by its Deployment")
+    made.add_argument("host", nargs="?", help="service: name (client's namespace), name.ns or FQDN")
+    made.add_argument(
+        *("-n", "--namespace"),
+        help="edges that start or end there; with a pair, the pod's namespace (default: default)",
+    )
+    pattern = "edges {} workloads that match, e.g. 'shop/*' or reviews.shop"
+    made.add_argument("--from", dest="source", metavar="PATTERN", help=pattern.format("from"))
+    made.add_argument(
+        "--to", dest="target", metavar="PATTERN", help="edges to hosts that match, e.g. 'web.*'"
+    )
+    given = made.add_argument_group("where the objects are")
+    given.add_argument(
+        *("-f", "--file"), dest="files", action="append", default=[], metavar="PATH",
+        help="YAML or JSON manifests: a file, a folder, or - ; repeatable",
+    )  # fmt: skip
+    given.add_argument("--stack-state", metavar="FILE", help="`pulumi stack export`, or -")
+    given.add_argument(
+        "--preview", metavar="FILE", help="`pulumi preview --json --show-sames`, or -"
+    )
+    given.add_argument("--context", help="context of kubectl")
+    given.add_argument("--kubeconfig", metavar="FILE", help="kubeconfig of kubectl")
+    given.add_argument("--mesh-config", metavar="FILE", help="MeshConfig, else ConfigMap istio")
+    given.add_argument("--ambient", action="store_true", help="istiod runs with ambient enabled")
+    gate = made.add_argument_group("what is printed, and what fails")
+    gate.add_argument("-o", "--output", choices=("table", "json", "junit"), default="table")
+    gate.add_argument(
+        "--require", metavar="MODES",
+        help="exit with 1 unless every edge shown is one of these, e.g. ISTIO_MUTUAL; HBONE counts "
+        "as ISTIO_MUTUAL: it is mutual TLS with the same identities",
+    )  # fmt: skip
+    gate.add_argument(
+        "--except", dest="excepted", action="append", default=[], metavar="FROM:TO[:PORT]",
+        help="edges that need not: patterns, e.g. 'monitoring/*:*:9090'; repeatable",
+    )  # fmt: skip
+    return made
+
+
+def load(options: argparse.Namespace, stdin: BinaryIO) -> tuple[sources.Found, MeshConfig]:
+    """Read the sources and the mesh's settings.
+
+    Raises:
+        BadInputError: One cannot be read.
+    """
+    found = sources.Found()
+    documents_of = [p for p in (options.stack_state, options.preview) if p is not None]
+    if [*options.files, *documents_of, options.mesh_config].count("-") > 1:
+        raise BadInputError("standard input can be read once")
+    cluster = [
+        w for k in ("context", "kubeconfig") if (v := getattr(options, k)) for w in (f"--{k}", v)
+    ]
+    if (options.files or documents_of) and cluster:
+        raise BadInputError(
+            "--context and --kubeconfig are of the cluster: leave -f and others out"
+        )
+    if not options.files and not documents_of:
+        sources.read_cluster(found, cluster)
+    sources.read_files(found, options.files, stdin)
+    if documents_of:
+        from tlscheck import stack  # noqa: PLC0415 # start-up time
+
+        for name, read in (
+            (options.stack_state, stack.read_state),
+            (options.preview, stack.read_preview),
+        ):
+            if name is not None:
+                with sources.opened(name, stdin) as stream:
+                    read(found, stream.read())
+    settings = sources.mesh_config(found)
+    if options.mesh_config is not None:
+        with sources.opened(options.mesh_config, stdin) as stream:
+            given = next(documents(stream), None)
+            if given is not None and not isinstance(given, dict):
+                raise BadInputError("not a MeshConfig: no mapping")
+            settings = mapping(given)
+    ambient = options.ambient or sources.ambient_enabled(found)
+    return found, MeshConfig.parse(settings, ambient=ambient)
+
+
+def check(options: argparse.Namespace, stdin: BinaryIO, out: TextIO) -> int:
+    """Judge and print; returns the exit code.
+
+    Raises:
+        BadInputError: There is nothing to judge.
+    """
+    if options.pod is not None and options.host is None:
+        raise BadInputError("a pod alone is half a connection: add the host it calls")
+    if options.pod is not None and (options.source or options.target):
+        raise BadInputError("--from and --to are for the table; a pair has its two ends")
+    Gate.parse(options.require, options.excepted, Facts(()))
+    found, mesh = load(options, stdin)
+    facts = Facts(found.objects)
+    gate = Gate.parse(options.require, options.excepted, facts)
+    world = World.parse(found.objects, mesh)
+    notes = [*found.notes, *warnings(world)]
+    chosen = Selection(options.namespace, options.source, options.target, facts)
+    pair = None if options.pod is None else pair_rows(options, world, facts)
+    edges: Iterator[Row] = chosen.rows(world) if pair is None else iter(pair)
+    seen, failed = 0, []
+
+    def watched() -> Iterator[Row]:
+        nonlocal seen
+        for row in edges:
+            seen += 1
+            if not gate.allows(row):
+                failed.append(report.edge(row))
+            yield row
+
+    if options.output == "json":
+        report.as_json(watched(), notes, world.ignored, out)
+    elif options.output == "junit":
+        report.as_junit([*watched()], gate.refusal, notes, out)
+    else:
+        terminal = out.isatty() and os.environ.get("TERM") != "dumb"
+        colours = terminal and not os.environ.get("NO_COLOR")
+        lines = [*chosen.lines(world)] if pair is None else report.fold(pair)
+        seen = len(lines)
+        failed = [report.edge(line.row) for line in lines if not gate.line(line, world)]
+        if pair is None:
+            report.table(lines, out, colours=colours)
+            report.remarks(notes, world.ignored, out)
+        else:
+            about = {name for row in pair for name in report.concerned(row)}
+            told = [note for note in notes if note in found.notes or note.subject in about]
+            report.remarks(told, {}, out)
+            report.pair(lines, facts, out, colours=colours)
+    if gate.modes and not seen:
+        raise BadInputError("no connection was found, so --require proves nothing")
+    if failed:
+        more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+        print(f"tlscheck: not {options.require}: {failed[0]}{more}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def pair_rows(options: argparse.Namespace, world: World, facts: Facts) -> list[Row]:
+    """The connections of one pair.
+
+    Raises:
+        BadInputError: One of its ends does not exist.
+    """
+    clients = find_clients(options.pod, world, facts, options.namespace or "default")
+    host, port = find_host(options.host, world, clients[0].partition("/")[0])
+    every = [row for client in clients for row in rows(world, client, host)]
+    found = [row for row in every if port in (None, row.port)]
+    if not found:
+        ports = ", ".join(map(str, sorted({row.port for row in every})))
+        what = f"port {port}, but {ports}" if ports else "endpoint to connect to"
+        raise BadInputError(f"{host} has no {what}")
+    return found
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    stdin: IO[bytes] | IO[str] | None = None,
+    stdout: TextIO | None = None,
+) -> int:
+    """Run the command and return its exit code; whatever the input, it raises nothing."""
+    out = stdout or sys.stdout
+    given: object = stdin or sys.stdin
+    if isinstance(given, io.StringIO):
+        given = io.BytesIO(given.read().encode(errors="replace"))
+    try:
+        options = parser().parse_args(argv)
+        return check(options, cast("BinaryIO", getattr(given, "buffer", given)), out)
+    except SystemExit as done:  # --help
+        return int(done.code or 0)
+    except BrokenPipeError:
+        raise
+    except BadInputError as error:
+        message = str(error)
+    except (RecursionError, MemoryError) as error:
+        message = f"the input is too deep or too large ({type(error).__name__})"
+    except KeyboardInterrupt:
+        message = "interrupted"
+    except Exception as error:
+        message = f"a defect of tlscheck, not of the input: {type(error).__name__}: {error}"
+    with suppress(OSError):
+        print(f"tlscheck: {printable(message)}", file=sys.stderr)
+    return 2
+
+
+def run() -> int:
+    """The process: a reader that stops reading is no error, a strange character neither."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # else the interpreter complains when it flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(run())
