@@ -13,6 +13,7 @@ from lab import stack
 from lab.lifecycle import LabError, Running, down, running, up
 from lab.paths import LabPaths
 from lab.playground import Playground
+from lab.sandbox import Isolation
 from lab.summary import summarise
 from lab.toolchain import ToolchainError, ensure
 from lab.verify import prove, sniff, table
@@ -82,7 +83,9 @@ def _with_stack(arguments: argparse.Namespace, paths: LabPaths) -> int:
                 print(line)
             return 0
         case _:
-            print(summarise(opened, _url(paths) if opened.on_lab else None))
+            found = running(paths) if opened.on_lab else None
+            serving = found is not None and found.isolation is not Isolation.NONE
+            print(summarise(opened, _url(paths) if serving else None))
             return 0
 
 
@@ -102,7 +105,9 @@ def _preview(opened: stack.Stack) -> int:
 def _verify(opened: stack.Stack, paths: LabPaths) -> int:
     """Send the requests, print what was seen, fail unless every edge is as it must be."""
     outputs = json.loads(opened.read(*opened.pulumi("stack", "output", "--json")))
-    proofs = list(prove(Playground(opened, paths), outputs, _url(paths)))
+    words = (sys.executable, "-m", "tlscheck", *opened.cluster(), "--output", "json")
+    rows = json.loads(opened.read(*words))["rows"]
+    proofs = list(prove(Playground(opened, paths), outputs, _url(paths), rows))
     print(table(proofs))
     return 0 if all(one.ok for one in proofs) else 1
 
@@ -147,6 +152,9 @@ def _show(paths: LabPaths, found: Running | None) -> None:
         return
     print(f"lab: API server https://127.0.0.1:{found.port}, isolation {found.isolation}")
     print(f"     kubeconfig {paths.kubeconfig}, logs {paths.logs}")
+    if found.isolation is Isolation.NONE:
+        print("     this machine forbids namespaces: only istiod runs, other pods are simulated,")
+        print("     and there is no ingress, no `make verify` and no `make sniff`")
 
 
 if __name__ == "__main__":

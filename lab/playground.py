@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 GET = ("sh", "-c", '"$@" || true', "sh", sys.executable, "-S", "-m", "lab.apps.get")
 """The HTTP client that is in every container of the lab's own images; what it prints is enough."""
 
-_READY_WITHIN_S = 60
+_READY_WITHIN_S = 180
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

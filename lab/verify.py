@@ -45,21 +45,43 @@ class Proof:
     strict: bool
     """Whether plaintext has to be refused."""
 
+    configured: str
+    """What tlscheck derives from the cluster's objects: ISTIO_MUTUAL, PLAINTEXT, ..."""
+
     @property
     def encrypted(self) -> bool:
         """The server saw a certificate of the mesh."""
         return self.answer.peer.get("URI", "").startswith("spiffe://")
 
     @property
+    def refused(self) -> bool:
+        """The server itself turned plaintext away; a wrong name or a time-out is no refusal."""
+        error = self.plaintext.error or ""
+        return error == "reset" or error.startswith("tls")
+
+    @property
     def ok(self) -> bool:
-        """As it should be: mutual TLS and, under STRICT, nothing else."""
-        return self.encrypted and (not self.strict or self.plaintext.error is not None)
+        """As it should be: configured and seen as mutual TLS and, under STRICT, nothing else."""
+        return (
+            self.configured == "ISTIO_MUTUAL"
+            and self.encrypted
+            and (not self.strict or self.refused)
+        )
 
 
-def prove(play: Playground, outputs: Mapping[str, Any], url: str) -> Iterator[Proof]:
-    """Send the requests; `outputs` are the stack's, `url` is Bookinfo's page."""
+def prove(
+    play: Playground, outputs: Mapping[str, Any], url: str, rows: list[dict[str, Any]]
+) -> Iterator[Proof]:
+    """Send the requests.
+
+    Args:
+        play: the cluster.
+        outputs: the stack's.
+        url: Bookinfo's page.
+        rows: what tlscheck says of the cluster, as its JSON has it.
+    """
     (where,) = [name for name in outputs["mtls"] if name != outputs["controlPlaneNamespace"]]
-    strict = outputs["mtls"][where].startswith("STRICT")
+    mode: str = outputs["mtls"][where]
     # a name of its own: the last run's namespace may still be on its way out
     plainland = f"{_PROBE}-{secrets.token_hex(3)}"
     play.apply(namespace(plainland, injected=False), *workload(_PROBE, plainland))
@@ -74,18 +96,34 @@ def prove(play: Playground, outputs: Mapping[str, Any], url: str) -> Iterator[Pr
     finally:
         play.kubectl("delete", "namespace", plainland, "--wait=false")
 
-    def proof(client: str, server: str, answer: Answer) -> Proof:
+    def proof(client: str, pod: str, server: str, answer: Answer) -> Proof:
         return Proof(
-            client=client, server=server, answer=answer, plaintext=plain[server], strict=strict
+            client=client,
+            server=server,
+            answer=answer,
+            plaintext=plain[server],
+            # an exception is in the words of the stack's output: "STRICT, except app=ratings ..."
+            strict=mode.startswith("STRICT") and f"app={server} " not in f"{mode} ",
+            configured=_configured(rows, pod, f"{server}.{where}."),
         )
 
-    yield proof("ingress gateway", "productpage", _from_outside(url))
+    gateway = play.pods("istio-system", "istio=ingressgateway")[0]["metadata"]["name"]
+    yield proof("ingress gateway", f"istio-system/{gateway}", "productpage", _from_outside(url))
     for client, server, path in EDGES:
         for pod in play.pods(where, f"app={client}"):
             name, labels = pod["metadata"]["name"], pod["metadata"]["labels"]
             target = f"http://{server}:{_PORT}{path}"
             text = play.kubectl("-n", where, "exec", name, "-c", client, "--", *GET, target)
-            yield proof(f"{client} {labels['version']}", server, Answer.parse(text))
+            shown = f"{client} {labels['version']}"
+            yield proof(shown, f"{where}/{name}", server, Answer.parse(text))
+
+
+def _configured(rows: list[dict[str, Any]], pod: str, host: str) -> str:
+    """The one answer for all endpoints of a host, or MIXED."""
+    found = {
+        row["effective"] for row in rows if row["from"] == pod and row["host"].startswith(host)
+    }
+    return found.pop() if len(found) == 1 else "MIXED" if found else "UNKNOWN"
 
 
 def _from_outside(url: str) -> Answer:
@@ -100,26 +138,37 @@ def _from_outside(url: str) -> Answer:
 
 def table(proofs: list[Proof]) -> str:
     """What was seen, a line an edge."""
-    rows = [
-        ("CLIENT", "SERVER", "STATUS", "CLIENT'S IDENTITY", "SERVER'S IDENTITY", "PLAINTEXT", "")
+    lines: list[tuple[str, ...]] = [
+        (
+            *("CLIENT", "SERVER", "STATUS", "CLIENT'S IDENTITY", "SERVER'S IDENTITY"),
+            *("CONFIGURED", "PLAINTEXT", ""),
+        )
     ]
-    rows += [
+    lines += [
         (
             one.client,
             one.server,
             str(one.answer.status or one.answer.error),
             _identity(one.answer.peer.get("URI")),
             _identity(one.answer.peer.get("By")),
-            f"refused ({one.plaintext.error})" if one.plaintext.error else "accepted",
+            one.configured,
+            _plaintext(one),
             "✅" if one.ok else "❌",
         )
         for one in proofs
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [max(len(row[i]) for row in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
+        for row in lines
     )
+
+
+def _plaintext(proof: Proof) -> str:
+    """What became of the attempt without a certificate."""
+    if proof.plaintext.error is None:
+        return "accepted"
+    return f"{'refused' if proof.refused else 'not answered'} ({proof.plaintext.error})"
 
 
 def _identity(uri: str | None) -> str:

@@ -28,6 +28,8 @@ def payload(frame: bytes) -> bytes:
     if len(packet) < 20 or packet[9] != _TCP:  # noqa: PLR2004 (an IPv4 header's length)
         return b""
     segment = packet[(packet[0] & 15) * 4 : int.from_bytes(packet[2:4], "big")]
+    if len(segment) < 20:  # noqa: PLR2004 (a TCP header's length; a fragment may be shorter)
+        return b""
     return segment[(segment[12] >> 4) * 4 :]
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
 
 from lab.cluster import SIMULATED
 from lab.node import dns, network, server
+from lab.node.api import ApiError
 from lab.node.loopback import LoopbackPod
 from lab.node.pod import Pod, now
 from lab.sandbox import NODE_ADDRESS, Isolation
@@ -22,6 +26,8 @@ _LOG = logging.getLogger("lab.node")
 
 NODE = "lab"
 """Name of the only node."""
+
+_RETRY_S = 0.5
 
 _LABELS = {"hostname": NODE, "os": "linux", "arch": "amd64"}
 
@@ -100,15 +106,29 @@ class Agent:
         if unknown:
             reason = f"no process can stand for image {', '.join(unknown)}"
             _LOG.info("%s/%s is simulated: %s", meta["namespace"], meta["name"], reason)
-            await self._api.merge(path, {"metadata": {"annotations": {SIMULATED: reason}}})
+            self._keep_task(self._mark(path, reason))
             return
         if "deletionTimestamp" in meta or pod["status"].get("phase") in {"Succeeded", "Failed"}:
             return
         runner = self._runner(pod, images)
         self._pods[meta["uid"]] = runner
-        task = asyncio.create_task(self._run(meta["uid"], runner))
+        self._keep_task(self._run(meta["uid"], runner))
+
+    def _keep_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _mark(self, path: str, reason: str) -> None:
+        """Leave a pod to kwok; tried again until it is marked or gone."""
+        while True:
+            try:
+                await self._api.merge(path, {"metadata": {"annotations": {SIMULATED: reason}}})
+            except (ApiError, OSError, aiohttp.ClientError) as error:
+                _LOG.info("%s not marked as simulated: %s", path, error)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return
 
     def _runner(self, pod: Json, images: dict[str, Image]) -> Pod | LoopbackPod:
         if self._isolation is Isolation.NONE:

@@ -106,8 +106,6 @@ async def start(surroundings: Surroundings, container: Json, image: Image) -> Pr
     Raises:
         NotYetError: an environment variable refers to something that does not exist.
     """
-    if surroundings.single_uid:
-        image = single_uid.adapt(image, surroundings.folder)
     script = surroundings.folder / f"{container['name']}.sh"
     script.write_text(launcher(surroundings, container, image))
     log = surroundings.logs / f"{container['name']}.log"
@@ -126,7 +124,11 @@ async def start(surroundings: Surroundings, container: Json, image: Image) -> Pr
             start_new_session=True,
         )
     started = Process(process)
-    await _entered(started, surroundings.folder / f"rootfs-{container['name']}")
+    try:
+        await _entered(started, surroundings.folder / f"rootfs-{container['name']}")
+    except asyncio.CancelledError:
+        started.send(signal.SIGKILL)
+        raise
     return started
 
 
@@ -143,6 +145,8 @@ async def _entered(process: Process, root: Path) -> None:
 
 def launcher(surroundings: Surroundings, container: Json, image: Image) -> str:
     """The shell script that makes the container's file system and becomes its program."""
+    if surroundings.single_uid:
+        image = single_uid.adapt(image, surroundings.folder)
     root = surroundings.folder / f"rootfs-{container['name']}"
     root.mkdir(exist_ok=True)
     user, group = _user(surroundings.pod, container, image)

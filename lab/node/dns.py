@@ -70,7 +70,7 @@ def answer(query: bytes, table: Mapping[str, list[str]]) -> bytes | None:
     response.flags |= dns.flags.AA | dns.flags.RA
     if len(question.question) != 1:
         response.set_rcode(dns.rcode.FORMERR)
-        return response.to_wire()
+        return response.to_wire(prefer_truncation=True)
     asked = question.question[0]
     found = table.get(asked.name.to_text(omit_final_dot=True).lower())
     if found is None:
@@ -79,7 +79,7 @@ def answer(query: bytes, table: Mapping[str, list[str]]) -> bytes | None:
         response.answer.append(dns.rrset.from_text(asked.name, _TTL_S, "IN", *found[0].split()))
     elif found and asked.rdtype == dns.rdatatype.A:
         response.answer.append(dns.rrset.from_text(asked.name, _TTL_S, "IN", "A", *found))
-    return response.to_wire()
+    return response.to_wire(prefer_truncation=True)
 
 
 class _Protocol(asyncio.DatagramProtocol):

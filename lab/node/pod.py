@@ -12,10 +12,13 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
 
 from lab.cluster import KUBERNETES_SERVICE
 from lab.node import network
+from lab.node.api import ApiError
 from lab.node.container import Process, Surroundings, start
 from lab.node.probe import Probe
 from lab.node.volumes import NotYetError, Volumes
@@ -34,6 +37,12 @@ _VOLUME_SYNC_S = 20
 
 _BACKOFF_S = (0, 1, 2, 4, 8, 16, 30)
 """Waits before a restart. A kubelet starts at 10 s; the lab is there to be looked at."""
+
+_SIDECAR_GRACE_S = 30
+"""Seconds that sidecars have to end after the application has ended for good."""
+
+_CANNOT_START = 128
+"""Exit code of a container that never ran, as a kubelet has it."""
 
 _EAGER_S = 0.2
 """How often a container that is not up yet is asked: a kubelet takes whole periods."""
@@ -135,9 +144,11 @@ class Pod:
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
         self._initialized = False
+        self._failed = False
+        self._finished = False
         self._started_at = now()
         self._conditions: list[Json] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[Any]] = []
 
     def _new(self, container: Json) -> Run:
         return Run(spec=container, image=self._images[container["image"]])
@@ -146,6 +157,11 @@ class Pod:
     def runs(self) -> list[Run]:
         """Every container, init containers first."""
         return [*self._init, *self._main]
+
+    @property
+    def _over(self) -> bool:
+        """Nothing is started any more."""
+        return self._stopping.is_set() or self._finished
 
     def stop(self, pod: Json) -> None:
         """Begin the pod's end; `run` returns when it is over.
@@ -191,45 +207,62 @@ class Pod:
         self._write_etc()
         await self._write_volumes()
         self._tasks.append(asyncio.create_task(self._sync_volumes()))
+        policy = self._pod["spec"].get("restartPolicy", "Always")
         for run in self._init:
-            if run.spec.get("restartPolicy") == "Always":
+            if _is_sidecar(run):
                 self._tasks.append(asyncio.create_task(self._keep(run, "Always")))
                 await run.up.wait()
-            else:
-                await self._keep(run, "OnFailure")
+            elif await self._keep(run, "Never" if policy == "Never" else "OnFailure"):
+                self._failed = True
+                self._changed.set()
+                return
         self._initialized = True
         self._changed.set()
-        policy = self._pod["spec"].get("restartPolicy", "Always")
         mains = []
         for run in self._main:
             mains.append(asyncio.create_task(self._keep(run, policy)))
+            self._tasks.append(mains[-1])
             # a postStart hook holds back the containers after it
             if "postStart" in (run.spec.get("lifecycle") or {}):
                 await run.up.wait()
-        self._tasks += mains
         await asyncio.gather(*mains)
+        # the application has ended for good: sidecars are not what a pod lives for
+        self._finished = True
+        for run in reversed(self._init):
+            await self._end(run, time.monotonic() + _SIDECAR_GRACE_S)
 
-    async def _keep(self, run: Run, policy: str) -> None:
-        """Run a container again and again, as its restart policy says."""
+    async def _keep(self, run: Run, policy: str) -> int:
+        """Run a container again and again, as its restart policy says; its last exit code."""
         attempt = 0
         while True:
             begun = time.monotonic()
             code = await self._once(run)
-            if self._stopping.is_set() or policy == "Never" or (policy == "OnFailure" and not code):
-                return
+            if self._over or policy == "Never" or (policy == "OnFailure" and not code):
+                run.up.set()  # whoever waits for it waits for nothing
+                return code
             attempt = 0 if time.monotonic() - begun > _STABLE_S else attempt + 1
             wait = _BACKOFF_S[min(attempt, len(_BACKOFF_S)) - 1] if attempt else 0
-            run.restarts += 1
-            run.last = run.state
-            reason = "CrashLoopBackOff" if wait else "ContainerCreating"
-            run.state = {"waiting": {"reason": reason, "message": f"restart in {wait} s"}}
+            if "terminated" in run.state:
+                run.restarts += 1
+                run.last = run.state
+                reason = "CrashLoopBackOff" if wait else "ContainerCreating"
+                run.state = {"waiting": {"reason": reason, "message": f"restart in {wait} s"}}
             self._changed.set()
             await asyncio.sleep(wait)
+            if self._over:
+                return code
 
     async def _once(self, run: Run) -> int:
         """Run a container from its start to its end and return its exit code."""
         begun = now()
-        run.process = await start(self._surroundings, run.spec, run.image)
+        try:
+            run.process = await start(self._surroundings, run.spec, run.image)
+        except Exception as error:
+            _LOG.warning("%s/%s cannot start: %s", self.name, run.name, error)
+            message = str(error)[:500]
+            run.state = {"waiting": {"reason": "CreateContainerError", "message": message}}
+            self._changed.set()
+            return _CANNOT_START
         run.state = {"running": {"startedAt": begun}}
         probes = asyncio.create_task(self._watch_health(run))
         self._changed.set()
@@ -247,7 +280,7 @@ class Pod:
                 "finishedAt": now(),
             }
         }
-        if not code and run in self._init:
+        if not code and run in self._init and not _is_sidecar(run):
             run.ready = True
         self._changed.set()
         return code
@@ -300,8 +333,10 @@ class Pod:
             return
         await asyncio.sleep(probe.seconds("initialDelaySeconds", 0))
         failures = 0
-        while failures < probe.count("failureThreshold", 3):
+        while True:
             failures = 0 if await probe.once() else failures + 1
+            if failures >= probe.count("failureThreshold", 3):
+                break
             await asyncio.sleep(probe.seconds("periodSeconds", 10))
         self._kill(run)
 
@@ -393,19 +428,26 @@ class Pod:
         while True:
             try:
                 await self._volumes.write()
-            except NotYetError as error:
-                for run in self.runs:
-                    run.state = {"waiting": {"reason": "ContainerCreating", "message": str(error)}}
-                self._changed.set()
+            except (NotYetError, ApiError, OSError, aiohttp.ClientError) as error:
+                self._waiting("ContainerCreating", str(error))
                 await asyncio.sleep(0.2)
             else:
+                self._waiting("PodInitializing", "")
                 return
+
+    def _waiting(self, reason: str, message: str) -> None:
+        """Say of every container why it does not run yet."""
+        for run in self.runs:
+            run.state = {"waiting": {"reason": reason, **({"message": message} if message else {})}}
+        self._changed.set()
 
     async def _sync_volumes(self) -> None:
         while True:
             await asyncio.sleep(_VOLUME_SYNC_S)
-            with contextlib.suppress(NotYetError):
+            try:
                 await self._volumes.write()
+            except (NotYetError, ApiError, OSError, aiohttp.ClientError) as error:
+                _LOG.info("%s: volumes not brought up to date (%s)", self.name, error)
 
     async def _shut_down(self) -> None:
         """preStop and SIGTERM to the containers, then to the sidecars, last started first."""
@@ -431,9 +473,7 @@ class Pod:
             await run.process.stop(max(0.1, deadline - time.monotonic()))
 
     def _fail(self, message: str) -> None:
-        for run in self.runs:
-            run.state = {"waiting": {"reason": "CreateContainerError", "message": message[:500]}}
-        self._changed.set()
+        self._waiting("CreateContainerError", message[:500])
 
     async def _publish(self) -> None:
         """Report the status whenever it changed."""
@@ -455,13 +495,15 @@ class Pod:
     def status(self) -> Json:
         """The pod's status as a kubelet reports it."""
         ready = self._initialized and all(run.ready for run in self._main)
-        sidecars = [r for r in self._init if r.spec.get("restartPolicy") == "Always"]
+        sidecars = [run for run in self._init if _is_sidecar(run)]
         ready = ready and all(run.ready for run in sidecars)
         ended = [run.state.get("terminated") for run in self._main]
         phase = "Running" if self._initialized else "Pending"
         if all(ended):
             codes = [int(end["exitCode"]) for end in ended if end]
             phase = "Failed" if any(codes) else "Succeeded"
+        if self._failed:
+            phase = "Failed"
 
         def condition(kind: str, *, true: bool) -> Json:
             previous = next((c for c in self._conditions if c["type"] == kind), {"status": None})
@@ -488,6 +530,11 @@ class Pod:
             "initContainerStatuses": [run.status() for run in self._init],
             "containerStatuses": [run.status() for run in self._main],
         }
+
+
+def _is_sidecar(run: Run) -> bool:
+    """An init container that runs beside the application (a native sidecar)."""
+    return bool(run.spec.get("restartPolicy") == "Always")
 
 
 def _proc(pid: int) -> Path:

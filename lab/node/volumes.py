@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from lab.node.api import Api, Json
 
 _DEFAULT_TOKEN_SECONDS = 3600
+_MAPS = ("metadata.labels", "metadata.annotations")
+
 _REFRESH_AT = 0.8
 """Share of a token's life after which a kubelet asks for the next one."""
 
@@ -85,6 +87,8 @@ class Volumes:
         for item in wanted:
             if item["key"] in data:
                 _replace(folder / item["path"], data[item["key"]])
+            elif not source.get("optional"):
+                raise NotYetError(f"{plural[:-1]} {namespace}/{source[key]} has no {item['key']}")
 
     async def _write_token(self, folder: Path, source: Json) -> None:
         path = folder / source["path"]
@@ -118,8 +122,9 @@ def field(pod: Json, path: str) -> str:
         value = value.get(part, {}) if isinstance(value, dict) else {}
     if key:
         value = value.get(key.removesuffix("']"), "") if isinstance(value, dict) else ""
-    elif isinstance(value, dict):
-        return "".join(f"{k}={json.dumps(v)}\n" for k, v in sorted(value.items()))
+    elif isinstance(value, dict) and name in _MAPS:
+        pairs = sorted(value.items())
+        return "\n".join(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in pairs)
     if not isinstance(value, (str, int)):
         raise KeyError(path)
     return str(value)

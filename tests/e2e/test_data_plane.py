@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -168,7 +169,9 @@ def test_every_edge_of_bookinfo_is_proven(mesh: Mesh, play: Playground) -> None:
     assert found is not None
     outputs = json.loads(mesh.pulumi("stack", "output", "--json").out)
     url = f"http://127.0.0.1:{found.ingress}/productpage"
-    proofs = list(verify.prove(play, outputs, url))
+    words = (sys.executable, "-m", "tlscheck", *mesh.stack.cluster(), "--output", "json")
+    rows = json.loads(mesh.run(*words).out)["rows"]
+    proofs = list(verify.prove(play, outputs, url, rows))
     assert {(p.client, p.server) for p in proofs} == {
         ("ingress gateway", "productpage"),
         ("productpage v1", "details"),
@@ -288,11 +291,11 @@ def _serial(play: Playground, name: str) -> str:
     return str(chains[0]["serial_number"])
 
 
-def test_thirty_pods_with_sidecars_start_in_a_minute(play: Playground) -> None:
+def test_thirty_pods_with_sidecars_all_start(play: Playground) -> None:
     account, deployment = workload("crowd", MESH, replicas=30)
     play.apply(account, deployment)
     try:
-        play.ready(MESH, "crowd")  # waits 60 s at most
+        play.ready(MESH, "crowd")
         assert len(play.pods(MESH, "app=crowd")) == 30
     finally:
         play.kubectl("-n", MESH, "delete", "deployment,serviceaccount", "crowd")

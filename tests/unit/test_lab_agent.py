@@ -12,6 +12,7 @@ import pytest
 from lab.cluster import SIMULATED
 from lab.node import agent as node_agent
 from lab.node.agent import NODE, Agent
+from lab.node.api import ApiError
 from lab.node.images import PROGRAMS, Images
 from lab.paths import LabPaths
 from lab.sandbox import NODE_ADDRESS, Isolation
@@ -35,6 +36,7 @@ class FakeApi:
         self.events: dict[str, asyncio.Queue[tuple[str, dict[str, Any]]]] = {}
         self.merged: list[tuple[str, dict[str, Any]]] = []
         self.requested: list[tuple[str, str, dict[str, Any]]] = []
+        self.failures = 0
 
     def queue(self, path: str) -> asyncio.Queue[tuple[str, dict[str, Any]]]:
         return self.events.setdefault(path, asyncio.Queue())
@@ -46,6 +48,9 @@ class FakeApi:
             queue.task_done()
 
     async def merge(self, path: str, patch: dict[str, Any]) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise ApiError(409, "conflict")
         self.merged.append((path, patch))
 
     async def request(self, method: str, path: str, body: dict[str, Any]) -> None:
@@ -120,6 +125,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCapt
     monkeypatch.setattr(_Fake, "every", [], raising=False)
     monkeypatch.setattr(node_agent, "Pod", FakePod)
     monkeypatch.setattr(node_agent, "LoopbackPod", FakeLoopbackPod)
+    monkeypatch.setattr(node_agent, "_RETRY_S", 0)
     return node
 
 
@@ -178,6 +184,20 @@ async def test_a_pod_with_an_unknown_image_is_left_to_kwok_and_says_which(node: 
     reason = "no process can stand for image redis, docker.io/library/nginx:1"
     assert patch == {"metadata": {"annotations": {SIMULATED: reason}}}
     assert node.started == []
+
+
+@following()
+async def test_a_pod_that_cannot_be_marked_is_marked_later_and_holds_up_no_other(
+    node: Node,
+) -> None:
+    node.api.failures = 3
+    await node.send("ADDED", _pod("docker.io/library/nginx:1"))
+    await node.send("ADDED", _pod(ECHO, uid="u-2"))
+    assert [pod.uid for pod in node.started] == ["u-2"]
+    async with asyncio.timeout(20):
+        while not node.api.merged:
+            await asyncio.sleep(0)
+    assert node.api.failures == 0
 
 
 @following()

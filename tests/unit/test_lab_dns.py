@@ -204,3 +204,12 @@ def test_a_name_has_all_of_many_addresses() -> None:
     pods = [str(ipaddress.ip_address("10.244.0.0") + n) for n in range(1, 41)]
     table = records([_headless()], [_slice(*(_endpoint(pod) for pod in pods))])
     assert _said(_ask(table, WEB)) == {f"A {pod}" for pod in pods}
+
+
+def test_an_answer_that_is_too_big_for_its_asker_is_cut_and_says_so() -> None:
+    table = {WEB: [f"10.244.0.{n}" for n in range(1, 41)]}
+    query = dns.message.make_query(WEB, "A", use_edns=0, payload=512)
+    wire = answer(query.to_wire(), table)
+    assert wire is not None
+    assert len(wire) <= 512
+    assert dns.message.from_wire(wire).flags & dns.flags.TC

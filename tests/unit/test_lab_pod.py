@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
 import pytest
 
 from lab.node import network
+from lab.node.api import ApiError
 from lab.node.images import Image
 from lab.node.pod import Pod, Run
 
@@ -105,9 +106,12 @@ class FakeApi:
         self.statuses: list[dict[str, Any]] = [{}]
         self.deleted: list[dict[str, Any]] = []
         self.failures = 0
+        self.down = False
         self._reported = asyncio.Event()
 
     async def find(self, path: str) -> dict[str, Any] | None:
+        if self.down:
+            raise ApiError(503, "the API server restarts")
         return self.objects.get(path)
 
     async def merge(self, path: str, patch: dict[str, Any]) -> None:
@@ -144,6 +148,7 @@ class Node:
         self.commands: dict[str, Callable[[], Awaitable[int]]] = {}
         self.networks: list[str] = []
         self.network_error = ""
+        self.start_errors: dict[str, Exception] = {}
         self.pod: Pod
         self._running: asyncio.Task[None]
 
@@ -175,6 +180,8 @@ class Node:
         name = container["name"]
         self.events.append(f"start {name}")
         assert around.netns in self.networks
+        if name in self.start_errors:
+            raise self.start_errors[name]
         process = FakeProcess(name, self)
         self.processes.setdefault(name, []).append(process)
         return process
@@ -366,6 +373,27 @@ async def test_a_container_that_fails_its_liveness_probe_is_killed_and_started_a
 
 
 @in_no_time
+async def test_a_container_is_killed_at_its_last_failure_and_not_a_period_later(node: Node) -> None:
+    node.commands["liveness"] = _fails
+    liveness = _probe("liveness", failureThreshold=1, periodSeconds=100)
+    node.run(_container(livenessProbe=liveness))
+    await node.api.until(_restarted(1))
+    assert _time() < 50
+
+
+@in_no_time
+async def test_a_probe_of_a_port_that_has_no_such_name_leaves_the_other_probes_alone(
+    node: Node,
+) -> None:
+    readiness = {"httpGet": {"port": "nope"}}
+    node.run(_container(readinessProbe=readiness, livenessProbe=_probe("liveness")))
+    await node.api.until(_runs())
+    await asyncio.sleep(300)
+    assert len(node.happened("liveness")) > 5
+    assert not _ready(node.api.statuses[-1])
+
+
+@in_no_time
 async def test_one_success_in_between_keeps_a_container_alive(node: Node) -> None:
     answers = iter([1, 1, 0] * 20)
 
@@ -392,6 +420,18 @@ async def test_a_pod_is_not_ready_without_its_sidecar(node: Node) -> None:
     assert _condition(status, "ContainersReady") == _condition(status) == "False"
     node.commands["probe"] = _passes
     await node.api.until(_ready)
+
+
+@in_no_time
+async def test_a_sidecar_that_ended_well_is_not_ready(node: Node) -> None:
+    node.run(_container(), initContainers=[_sidecar()])
+    for times in range(3):
+        await node.api.until(_restarted(times, "proxy"))
+        await node.api.until(_ready)
+        node.latest("proxy").end(0)
+    status = await node.api.until(lambda status: "waiting" in _of(status, "proxy")["state"])
+    assert _of(status, "proxy")["ready"] is False
+    assert not _ready(status)
 
 
 @in_no_time
@@ -522,6 +562,16 @@ async def test_on_failure_a_container_is_started_again_until_it_succeeds(node: N
 
 
 @in_no_time
+async def test_a_pod_that_never_restarts_fails_with_its_init_container(node: Node) -> None:
+    node.run(_container(), initContainers=[_container("setup")], restartPolicy="Never")
+    await node.api.until(_runs("setup"))
+    node.latest("setup").end(1)
+    await asyncio.sleep(300)
+    assert node.api.statuses[-1]["phase"] == "Failed"
+    assert node.happened("start") == ["start setup"]
+
+
+@in_no_time
 async def test_a_condition_keeps_its_time_until_its_status_changes(node: Node) -> None:
     def since(status: dict[str, Any]) -> dict[str, str]:
         return {one["type"]: one["lastTransitionTime"] for one in status["conditions"]}
@@ -576,6 +626,15 @@ async def test_a_sidecar_that_ends_is_started_again_whatever_the_pods_policy(nod
 
 
 @in_no_time
+async def test_sidecars_end_when_the_app_has_ended_for_good(node: Node) -> None:
+    node.run(_container(), initContainers=[_sidecar()], restartPolicy="Never")
+    await node.api.until(_ready)
+    node.latest("app").end(0)
+    await asyncio.sleep(300)
+    assert node.events == ["start proxy", "start app", "SIGTERM proxy"]
+
+
+@in_no_time
 async def test_a_post_start_hook_holds_back_the_containers_after_it(node: Node) -> None:
     node.commands["hook"] = _hangs
     hook = {"postStart": {"exec": {"command": ["hook"]}}}
@@ -585,6 +644,18 @@ async def test_a_post_start_hook_holds_back_the_containers_after_it(node: Node) 
     assert node.events == ["start proxy", "hook proxy"]
     assert not _ready(status)
     await node.delete()
+
+
+@in_no_time
+async def test_a_container_that_has_ended_holds_back_no_other_with_its_post_start_hook(
+    node: Node,
+) -> None:
+    node.commands["hook"] = _hangs
+    hook = {"postStart": {"exec": {"command": ["hook"]}}}
+    node.run(_container("one", lifecycle=hook), _container("two"), restartPolicy="Never")
+    await node.api.until(_runs("one"))
+    node.latest("one").end(1)
+    await node.api.until(_runs("two"))
 
 
 @in_no_time
@@ -683,6 +754,43 @@ async def test_a_pod_that_is_deleted_between_two_restarts_is_not_started_again(n
 
 
 @in_no_time
+async def test_a_pod_that_is_deleted_while_a_post_start_hook_fails_is_not_started_again(
+    node: Node,
+) -> None:
+    node.commands["hook"] = _fails
+    hook = {"postStart": {"exec": {"command": ["hook"]}}}
+    node.run(_container("proxy", lifecycle=hook), _container())
+    await node.api.until(_restarted(3, "proxy"))
+    await node.api.until(lambda status: "waiting" in _of(status, "proxy")["state"])
+    node.events.clear()
+    await node.delete()
+    await asyncio.sleep(300)
+    assert node.happened("start") == []
+
+
+@in_no_time
+async def test_a_sidecar_between_two_restarts_is_not_started_while_another_drains(
+    node: Node,
+) -> None:
+    async def drains() -> int:
+        await asyncio.sleep(20)
+        return 0
+
+    node.commands["drain"] = drains
+    hook = {"preStop": {"exec": {"command": ["drain"]}}}
+    sidecars = [_sidecar("first", lifecycle=hook), _sidecar("second")]
+    node.run(_container(), initContainers=sidecars)
+    await node.api.until(_ready)
+    for times in range(5):
+        await node.api.until(_restarted(times, "second"))
+        node.latest("second").end(1)
+    await node.api.until(lambda status: "waiting" in _of(status, "second")["state"])
+    node.events.clear()
+    await node.delete(grace=30)
+    assert node.events == ["SIGTERM app", "drain first", "SIGTERM first"]
+
+
+@in_no_time
 async def test_a_volume_that_does_not_exist_yet_is_waited_for_and_named(node: Node) -> None:
     volume = {"name": "config", "configMap": {"name": "istio"}}
     node.run(_container(), initContainers=[_container("setup")], volumes=[volume])
@@ -698,10 +806,45 @@ async def test_a_volume_that_does_not_exist_yet_is_waited_for_and_named(node: No
 
 
 @in_no_time
+async def test_a_reason_to_wait_goes_with_its_cause(node: Node) -> None:
+    volume = {"name": "config", "configMap": {"name": "istio"}}
+    node.run(_container(), initContainers=[_container("setup")], volumes=[volume])
+    await node.api.until(lambda status: "not found" in str(status))
+    node.api.objects["/api/v1/namespaces/mesh/configmaps/istio"] = {"data": {}}
+    await node.api.until(_runs("setup"))
+    await asyncio.sleep(60)
+    assert "not found" not in str(node.api.statuses[-1])
+
+
+@in_no_time
+async def test_a_pod_waits_for_its_volumes_while_the_api_server_is_down(node: Node) -> None:
+    node.api.objects["/api/v1/namespaces/mesh/configmaps/istio"] = {"data": {"mesh": "1"}}
+    node.api.down = True
+    node.run(_container(), volumes=[{"name": "config", "configMap": {"name": "istio"}}])
+    await asyncio.sleep(30)
+    assert node.events == []
+    node.api.down = False
+    await node.api.until(_ready)
+
+
+@in_no_time
 async def test_a_changed_volume_reaches_a_running_pod(node: Node) -> None:
     config = node.api.objects["/api/v1/namespaces/mesh/configmaps/istio"] = {"data": {"mesh": "1"}}
     node.run(_container(), volumes=[{"name": "config", "configMap": {"name": "istio"}}])
     await node.api.until(_ready)
+    config["data"] = {"mesh": "2"}
+    await asyncio.sleep(60)
+    assert (node.folder / "pod/volumes/config/mesh").read_text() == "2"
+
+
+@in_no_time
+async def test_volumes_change_again_after_the_api_server_was_down(node: Node) -> None:
+    config = node.api.objects["/api/v1/namespaces/mesh/configmaps/istio"] = {"data": {"mesh": "1"}}
+    node.run(_container(), volumes=[{"name": "config", "configMap": {"name": "istio"}}])
+    await node.api.until(_ready)
+    node.api.down = True
+    await asyncio.sleep(30)
+    node.api.down = False
     config["data"] = {"mesh": "2"}
     await asyncio.sleep(60)
     assert (node.folder / "pod/volumes/config/mesh").read_text() == "2"
@@ -717,6 +860,26 @@ async def test_a_pod_that_cannot_be_made_says_why_and_can_be_deleted(node: Node)
     assert (status["phase"], _condition(status)) == ("Pending", "False")
     await node.delete()
     assert node.addresses._released == ["10.244.0.1"]
+
+
+@in_no_time
+async def test_a_sidecar_that_cannot_start_says_why(node: Node) -> None:
+    node.start_errors["proxy"] = OSError("no space left on device")
+    node.run(_container(), initContainers=[_sidecar()])
+    await asyncio.sleep(60)
+    status = node.api.statuses[-1]
+    assert "no space left on device" in str(_of(status, "proxy"))
+    assert status["phase"] == "Pending"
+
+
+@in_no_time
+async def test_a_container_that_cannot_start_hides_no_other(node: Node) -> None:
+    node.start_errors["two"] = KeyError("spec.x")
+    node.run(_container("one"), _container("two"))
+    await asyncio.sleep(300)
+    status = node.api.statuses[-1]
+    assert "running" in _of(status, "one")["state"]
+    assert "waiting" in _of(status, "two")["state"]
 
 
 @in_no_time

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.node.container import Surroundings, launcher
 from lab.node.images import Image
 from lab.node.single_uid import adapt, marking, wrapper
 
@@ -118,3 +119,29 @@ def test_any_other_image_stays_as_it_is(tmp_path: Path) -> None:
     image = Image(entrypoint=("python",))
     assert adapt(image, tmp_path) is image
     assert list(tmp_path.iterdir()) == []
+
+
+def _launcher(folder: Path, *, single_uid: bool) -> str:
+    surroundings = Surroundings(
+        pod={"metadata": {"name": "p" * 70}, "spec": {}, "status": {}},
+        folder=folder,
+        logs=folder,
+        netns="pod-1",
+        environment={},
+        single_uid=single_uid,
+    )
+    return launcher(surroundings, {"name": "istio-proxy", "image": "proxyv2"}, PROXY)
+
+
+@pytest.mark.parametrize("single_uid", [True, False])
+def test_only_with_one_user_id_anything_is_adapted(tmp_path: Path, *, single_uid: bool) -> None:
+    script = _launcher(tmp_path, single_uid=single_uid)
+    assert ("ISTIO_BOOTSTRAP_OVERRIDE" in script) is single_uid
+    assert (tmp_path / "bootstrap.json").exists() is single_uid
+
+
+def test_an_ordinary_user_names_the_host_without_the_files_of_root(tmp_path: Path) -> None:
+    script = _launcher(tmp_path, single_uid=True)
+    assert "/proc/sys/" not in script
+    (line,) = [line for line in script.splitlines() if "sethostname" in line]
+    assert line.split()[-1] == "p" * 63, "the kernel takes 64 characters, a DNS label 63"

@@ -34,13 +34,16 @@ ACCEPTED = _answer()
 MUTUAL = _answer(f'By={_IDENTITY}details;Hash=1f;Subject="";URI={_IDENTITY}productpage')
 
 
-def _proof(answer: Answer, plaintext: Answer, *, strict: bool) -> Proof:
+def _proof(
+    answer: Answer, plaintext: Answer, *, strict: bool, configured: str = "ISTIO_MUTUAL"
+) -> Proof:
     return Proof(
         client="productpage v1",
         server="details",
         answer=answer,
         plaintext=plaintext,
         strict=strict,
+        configured=configured,
     )
 
 
@@ -111,6 +114,15 @@ def test_an_identity_is_told_without_the_trust_domain_of_the_cluster() -> None:
     assert f"  {foreign}  none seen  " in line
 
 
+_CONFIGURED = (
+    ("istio-system/istio=ingressgateway-v1-x", "productpage"),
+    ("bookinfo/productpage-v1-x", "details"),
+    ("bookinfo/productpage-v1-x", "reviews"),
+    ("bookinfo/reviews-v1-x", "ratings"),
+    ("bookinfo/reviews-v2-x", "ratings"),
+)
+
+
 class _Play:
     """A cluster in which every request is answered as `answers` says."""
 
@@ -118,6 +130,10 @@ class _Play:
         self.plaintext = plaintext
         self.commands: list[tuple[str, ...]] = []
         self.ready_fails = False
+        self.rows = [
+            {"from": f"{pod}", "host": f"{server}.bookinfo.svc", "effective": "ISTIO_MUTUAL"}
+            for pod, server in _CONFIGURED
+        ]
 
     def apply(self, *objects: dict[str, Any]) -> None:
         self.commands += [("apply", one["kind"], one["metadata"]["name"]) for one in objects]
@@ -144,7 +160,8 @@ class _Play:
         return json.dumps({"status": 200, "error": None, "headers": headers, "body": ""})
 
     def prove(self, outputs: dict[str, Any]) -> list[Proof]:
-        return list(prove(cast("Playground", self), outputs, "http://127.0.0.1:1/productpage"))
+        url = "http://127.0.0.1:1/productpage"
+        return list(prove(cast("Playground", self), outputs, url, self.rows))
 
 
 @pytest.fixture
@@ -183,6 +200,18 @@ def test_whether_plaintext_must_be_refused_is_the_applications_mode(
     play.plaintext = ACCEPTED
     modes = {"istio-system": "STRICT", "bookinfo": mode}
     assert {one.ok for one in play.prove({**_OUTPUTS, "mtls": modes})} == {ok}
+
+
+def test_an_edge_that_is_not_configured_as_it_was_seen_is_not_proven(play: _Play) -> None:
+    play.rows[1]["effective"] = "PLAINTEXT"
+    wrong = [(one.client, one.server) for one in play.prove(_OUTPUTS) if not one.ok]
+    assert wrong == [("productpage v1", "details")]
+
+
+@pytest.mark.parametrize("error", ["timeout", "refused", "dns: no such name"])
+def test_plaintext_that_never_reached_the_server_is_no_refusal(error: str) -> None:
+    lost = _answer(status=None, error=error)
+    assert not _proof(MUTUAL, lost, strict=True).ok
 
 
 def _namespaces(play: _Play) -> list[str]:

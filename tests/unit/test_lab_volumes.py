@@ -118,6 +118,13 @@ def test_what_does_not_exist_is_waited_for_by_name(
         node.write(_mounted(**source))
 
 
+def test_an_item_that_does_not_exist_is_waited_for_by_name(node: Node) -> None:
+    _config(node, mesh="1")
+    items = [{"key": "nope", "path": "x"}]
+    with pytest.raises(NotYetError, match=r"^configmap mesh/istio has no nope$"):
+        node.write(_mounted(configMap={"name": "istio", "items": items}))
+
+
 def test_what_is_optional_is_an_empty_folder_while_it_does_not_exist(node: Node) -> None:
     volumes = node.volumes(
         _mounted(secret={"secretName": "certs", "optional": True}),
@@ -246,6 +253,23 @@ def test_the_downward_api_gives_labels_in_order_and_in_quotes(
     ]
 
 
+def test_the_downward_api_escapes_nothing_that_go_cannot_read(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(META, "annotations", {"note": "\U0001f600"})
+    files = node.write(_mounted(downwardAPI={"items": [_item("a", "metadata.annotations")]}))
+    # half a surrogate pair, as JSON escapes it, is no character in Go's quotes
+    assert files["v/a"].decode() == 'note="\U0001f600"'
+
+
+def test_the_last_label_of_the_downward_api_ends_without_a_newline(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(META, "labels", {"version": "v1", "app": "web"})
+    files = node.write(_mounted(downwardAPI={"items": [_item("l", "metadata.labels")]}))
+    assert files == {"v/l": b'app="web"\nversion="v1"'}
+
+
 def test_the_downward_api_follows_a_change_of_labels(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +298,11 @@ def test_a_field_is_the_pods_own(path: str, value: str) -> None:
         "status": {"podIP": "10.244.0.9"},
     }
     assert field(pod, path) == value
+
+
+def test_a_field_that_a_pod_has_not_is_an_error_that_names_it() -> None:
+    with pytest.raises(KeyError, match=r"spec\.nothing"):
+        field({"spec": {}}, "spec.nothing")
 
 
 def test_a_volume_of_a_kind_that_the_lab_has_not_is_named(node: Node) -> None:

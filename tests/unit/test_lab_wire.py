@@ -51,6 +51,15 @@ def test_less_than_an_ip_header_has_no_payload(length: int) -> None:
     assert payload(_frame(b"GET / HTTP/1.1")[:length]) == b""
 
 
+@pytest.mark.parametrize("length", [34, 40, 46, 53])
+def test_less_than_a_tcp_header_has_no_payload(length: int) -> None:
+    assert payload(_frame(b"GET / HTTP/1.1")[:length]) == b""
+
+
+def test_a_fragment_that_is_shorter_than_a_tcp_header_has_no_payload() -> None:
+    assert payload(_packet(_TCP, b"12345678")) == b""
+
+
 @pytest.mark.parametrize(
     "record",
     [_CLIENT_HELLO, b"\x17\x03\x03\x00\x20", b"\x14\x03\x03\x00\x01\x01", b"\x15\x03\x03\x00\x02"],
