@@ -39,6 +39,8 @@ def text(value: object) -> str:
 
 def number(value: object) -> int:
     """Return a port number, 0 when it is not one."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     try:
         found = int(value) if isinstance(value, str | int) and not isinstance(value, bool) else 0
     except ValueError:
