@@ -15,7 +15,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 export PULUMI_ERROR_OUTPUT_STRING := true
 
 .PHONY: help up preview verify sniff down lab-up lab-down lab-status url env test format lint types layers \
-	unit golden e2e bench tools system charts settings-table clean
+	unit golden e2e bench truth tools system charts settings-table clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -91,6 +91,9 @@ golden: $(VENV) charts ## write tests/unit/golden anew; read the difference befo
 
 e2e: $(VENV) system ## the real engine on a lab of its own: up, again, drift, destroy, up again
 	@$(BIN)/pytest tests/e2e -m e2e -x -v --durations=12
+
+truth: $(VENV) system ## tlscheck beside a real istiod: what it would send to each case's proxies
+	@$(BIN)/python -m lab.truth
 
 bench: $(VENV) ## how long tlscheck takes on big meshes, and how that grows
 	@$(BIN)/python -m bench.tlscheck_bench

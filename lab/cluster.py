@@ -159,6 +159,9 @@ def _extra_arguments(paths: LabPaths, *, isolation: Isolation) -> dict[str, dict
         "etcd": {"unsafe-no-fsync": "true"},  # the data lives no longer than the machine stays up
         "kube-apiserver": apiserver,
         "kwok-controller": kwok,
+        # one of each: an election could only be lost, on a slow machine, and nobody would take over
+        "kube-controller-manager": {"leader-elect": "false"},
+        "kube-scheduler": {"leader-elect": "false"},
     }
     if isolation is Isolation.NONE:
         egress = paths.state / "egress.yaml"
@@ -166,7 +169,7 @@ def _extra_arguments(paths: LabPaths, *, isolation: Isolation) -> dict[str, dict
         apiserver |= {"egress-selector-config-file": str(egress), "bind-address": "127.0.0.1"}
         kwok["server-address"] = "127.0.0.1:0"
         for component in ("kube-controller-manager", "kube-scheduler"):
-            arguments[component] = {"bind-address": "127.0.0.1"}
+            arguments[component]["bind-address"] = "127.0.0.1"
         client, peer = (f"http://127.0.0.1:{_free_port()}" for _ in range(2))
         arguments["etcd"] |= {"listen-client-urls": client, "listen-peer-urls": peer}
         apiserver["etcd-servers"] = client

@@ -1,0 +1,1 @@
+"""What a real istiod would send, beside what `tlscheck` says. Sidecars; ambient is left out."""
