@@ -97,7 +97,7 @@ class World:
         world.scopes = Scopes(world.sidecars, routes, mesh)
         world._read_workloads(found, reader)
         world._read_services(found, reader)
-        for subject, problem in sorted(reader.problems):
+        for subject, problem in reader.problems:
             world.problems.append(Warning(code="INVALID_OBJECT", subject=subject, text=problem))
         return world
 
@@ -107,6 +107,7 @@ class World:
         """Sort objects by kind and name; Lists are opened, each once."""
         found: dict[str, dict[str, Mapping[Any, Any]]] = defaultdict(dict)
         opened: dict[int, object] = {}
+        differing: set[str] = set()
         queue: list[object] = list(objects)
         while queue:
             raw = queue.pop()
@@ -133,14 +134,13 @@ class World:
             if other is not None and other is not raw:
                 mine, theirs = _digest(given), _digest(other)
                 if mine != theirs:
-                    problem = "given more than once and differently: only one of them is used"
-                    self.problems.append(
-                        Warning(code="DUPLICATE_OBJECT", subject=meta.subject, text=problem)
-                    )
+                    differing.add(meta.subject)
                 if theirs >= mine:
                     continue
             found[kind][key] = given
-        self.problems.sort(key=lambda problem: (problem.code, problem.subject, problem.text))
+        problem = "given more than once and differently: only one of them is used"
+        for subject in differing:
+            self.problems.append(Warning(code="DUPLICATE_OBJECT", subject=subject, text=problem))
         return defaultdict(list, {k: [v[n] for n in sorted(v)] for k, v in found.items()})
 
     def _read_workloads(self, found: Mapping[str, list[Mapping[Any, Any]]], reader: Reader) -> None:

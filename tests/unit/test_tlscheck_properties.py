@@ -206,10 +206,44 @@ def test_an_object_of_an_unrelated_namespace_changes_no_row(objects: list[Object
     assert judge(*objects, *far) == before
 
 
+PLACES = (("a", "INTERNAL"), ("b", "EXTERNAL"))
+CLIENTS = [pod(f"{ns}/{ns}{n}") for ns in ("a", "b", "c", ROOT) for n in "12"]
+SERVERS = [o for ns in ("a", "b") for o in (pod(f"{ns}/x"), svc(f"{ns}/x"))]
+INFLUENCES: list[list[Object]] = [
+    [],
+    [dr("a/d", "*", "DISABLE")],
+    [dr("a/d", "*.b.svc.cluster.local", "DISABLE")],
+    [dr("a/d", "x", "DISABLE", exportTo=["."])],
+    [dr("a/d", "x", "DISABLE", exportTo=["b"])],
+    [dr("a/d", "x.b.svc.cluster.local", "DISABLE")],
+    [dr("a/d", "x.b.svc.cluster.local", "DISABLE", workloadSelector=for_app("a1"))],
+    [dr(f"{ROOT}/d", "*", "DISABLE", exportTo=["c"])],
+    [dr(f"{ROOT}/d", "*", "DISABLE", exportTo=["."])],
+    [sidecar("a/s", "./*")],
+    [sidecar(f"{ROOT}/s", "./*")],
+    [sidecar("a/s", "*/x.b.svc.cluster.local")],
+    [sidecar("a/s", "*/*", "~b/*")],
+    [obj("Sidecar", "a/s", {"outboundTrafficPolicy": {"mode": "REGISTRY_ONLY"}})],
+    [svc("a/y", notes={"networking.istio.io/exportTo": "."}), pod("a/y")],
+    [entry(f"{ns}/e", "e.example", location=f"MESH_{where}") for ns, where in PLACES],
+    [svc("c/alias", type="ExternalName", externalName="x.a.svc.cluster.local")],
+    [pod("c/z", notes={"traffic.sidecar.istio.io/excludeOutboundPorts": "80"})],
+]
+
+
+@pytest.mark.parametrize("influence", INFLUENCES)
+def test_the_summary_parts_clients_that_are_answered_otherwise(influence: list[Object]) -> None:
+    objects = [*CLIENTS, *SERVERS, *influence]
+    assert_the_summary_says_what_the_rows_say(World.parse(objects, MeshConfig()))
+
+
 @SETTINGS
 @given(WORLDS, st.booleans())
 def test_the_summary_says_what_the_rows_say(objects: list[Object], ambient: bool) -> None:  # noqa: FBT001
-    world = World.parse(objects, MeshConfig(ambient=ambient))
+    assert_the_summary_says_what_the_rows_say(World.parse(objects, MeshConfig(ambient=ambient)))
+
+
+def assert_the_summary_says_what_the_rows_say(world: World) -> None:
     folded: Counter[tuple[object, ...]] = Counter()
     for line in summary(world):
         for client in line.clients:

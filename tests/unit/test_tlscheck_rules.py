@@ -54,6 +54,7 @@ INJECT = "sidecar.istio.io/inject"
             {"labels": {INJECT: "true"}, "notes": {INJECT: "false"}},
             True,
         ),
+        ({"istio-injection": "disabled"}, {"labels": {INJECT: "true"}}, False),
         ({"istio-injection": "enabled"}, {"hostNetwork": True}, False),
     ],
 )
@@ -105,6 +106,23 @@ def test_a_proxyless_client_heeds_istio_mutual_only(mode: str | None, row: str) 
     rules = [dr("srv/web", "web", mode)]
 
     assert told(judge(*WEB, *rules, pod("cli/c", "grpc"))) == row
+
+
+@pytest.mark.parametrize(
+    ("tag", "mode", "row"),
+    [
+        ("istio", None, "ISTIO_MUTUAL STRICT ISTIO_MUTUAL"),
+        (None, None, "PLAINTEXT DISABLE PLAINTEXT"),
+        (None, "STRICT", "PLAINTEXT STRICT CONFLICT"),
+        ("istio", "DISABLE", "PLAINTEXT DISABLE PLAINTEXT"),
+    ],
+)
+def test_a_proxyless_server_takes_one_or_the_other(
+    tag: str | None, mode: str | None, row: str
+) -> None:
+    server = pod("srv/web", "grpc", tag=tag), svc("srv/web", name="grpc")
+
+    assert told(judge(*server, pa("srv/p", mode), CLIENT)) == row
 
 
 def test_a_service_entry_endpoint_has_a_proxy_by_label_or_service_account() -> None:
@@ -435,16 +453,24 @@ def test_rules_of_different_export_are_kept_apart_and_the_newest_counts_at_home(
     assert told(found, client="srv/c", server_name="srv/web") == PLAIN
 
 
-@pytest.mark.parametrize(("export", "row"), [(["."], PLAIN), (None, MTLS)])
+@pytest.mark.parametrize(("export", "row"), [(["."], PLAIN), ([".", "x"], PLAIN), (None, MTLS)])
 def test_a_private_rule_fills_what_a_selector_rule_leaves_out(
     export: list[str] | None, row: str
 ) -> None:
     host = "web.srv.svc.cluster.local"
-    selecting = dr("cli/a", host, workloadSelector=for_app("c"))
+    selecting = dr("cli/a", host, age=9, workloadSelector=for_app("c"))
     given: Object = {"exportTo": export} if export else {}
     rest = dr("cli/b", host, "DISABLE", **given)
 
     assert told(judge(*WEB, selecting, rest, CLIENT)) == row
+
+
+def test_rules_with_different_selectors_are_not_merged() -> None:
+    host = "web.srv.svc.cluster.local"
+    mine = dr("cli/a", host, workloadSelector=for_app("c"))
+    other = dr("cli/b", host, "DISABLE", workloadSelector=for_app("x"))
+
+    assert told(judge(*WEB, mine, other, CLIENT)) == MTLS
 
 
 # Section 7: tls and automatic mTLS
@@ -561,12 +587,22 @@ def test_passthrough_load_balancing(rule: Object, to_bare: str) -> None:
     assert told(found, server_name="srv/bare") == to_bare
 
 
-def test_a_subset_inherits_passthrough_without_the_all_tagged_test() -> None:
-    subsets = [{"name": "s", "labels": {"app": "web"}}]
+@pytest.mark.parametrize("own", [None, {"connectionPool": {}}])
+def test_a_subset_inherits_passthrough_without_the_all_tagged_test(own: Object | None) -> None:
+    subsets = [{"name": "s", "labels": {"app": "web"}, "trafficPolicy": own}]
     rule = dr("srv/d", "web", trafficPolicy=PASSTHROUGH, subsets=subsets)
     found = judge(*WEB, pod("srv/bare", "none", labels={"app": "web"}), rule, CLIENT)
 
     assert told(found, subset="s", server_name="srv/bare") == "ISTIO_MUTUAL NO_PROXY CONFLICT"
+
+
+def test_a_subset_that_balances_otherwise_is_not_passthrough() -> None:
+    own = {"loadBalancer": {"simple": "RANDOM"}}
+    subsets = [{"name": "s", "labels": {"app": "web"}, "trafficPolicy": own}]
+    rule = dr("srv/d", "web", trafficPolicy=PASSTHROUGH, subsets=subsets)
+    found = judge(*WEB, pod("srv/bare", "none", labels={"app": "web"}), rule, CLIENT)
+
+    assert told(found, subset="s", server_name="srv/bare") == "PLAINTEXT NO_PROXY PLAINTEXT"
 
 
 def test_a_service_entry_without_resolution_or_endpoints_is_plaintext_unless_told() -> None:
@@ -596,6 +632,13 @@ def test_an_external_name_stands_for_the_service_it_names() -> None:
 
     assert told(found, host="alias.srv.svc.cluster.local") == MTLS
     assert told(found, host="far.srv.svc.cluster.local") == "PLAINTEXT NO_PROXY PLAINTEXT"
+
+
+def test_external_names_that_name_one_another_are_outside() -> None:
+    names = [(f"srv/{a}", f"{b}.srv.svc.cluster.local") for a, b in ("ab", "ba")]
+    circle = [svc(key, type="ExternalName", externalName=target) for key, target in names]
+
+    assert {row.effective for row in judge(*circle, CLIENT)} == {"PLAINTEXT"}
 
 
 def test_certificate_files_of_the_clients_proxy_take_the_place_of_istios() -> None:
@@ -679,6 +722,10 @@ def test_without_ambient_in_istiod_sidecars_send_ambient_pods_plaintext() -> Non
     assert told(judge(*AMBIENT, CLIENT)) == PLAIN
     rule = dr("srv/d", "web", "ISTIO_MUTUAL")
     assert told(judge(*AMBIENT, rule, CLIENT)) == "ISTIO_MUTUAL PERMISSIVE CONFLICT"
+    foreign = dr("srv/d", "web", "SIMPLE")
+    assert told(judge(*AMBIENT, foreign, CLIENT)) == "SIMPLE PERMISSIVE SIMPLE"
+    lost = dr("srv/d", "web", "MUTUAL")
+    assert told(judge(*AMBIENT, lost, CLIENT, ambient=True)) == PLAIN
 
 
 def test_a_headless_service_of_ambient_pods_is_plaintext_for_sidecars() -> None:
