@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -21,6 +22,8 @@ TOOLS: Final = ("pulumi", "pulumi-resource-kubernetes", "kubectl", "istioctl", "
 """What a person on the lab has on PATH."""
 
 _TAKES_CONFIG_FILE: Final = frozenset({"up", "preview", "destroy", "refresh", "config"})
+
+_ADDRESS: Final = ("service-mesh:kubeContext", "service-mesh:kubeconfig")
 
 _ISTIO = "1.31.0"
 """The release that the lab's istiod and charts were built from."""
@@ -112,12 +115,33 @@ def open_stack(name: str, paths: LabPaths) -> Stack:
     if not paths.charts.exists():
         shutil.copytree(tools.share / "charts", paths.charts)
     up(paths)
+    config = write_settings(name, paths)
+    return Stack(name=name, variables=variables(paths, tools), config=config)
+
+
+def write_settings(name: str, paths: LabPaths) -> Path:
+    """Write the stack's settings on the lab: its own, what the lab needs, and `config set` on it.
+
+    What a person set or removed on the lab lasts as long as the lab, whatever is written anew.
+    """
     own = ROOT / f"Pulumi.{name}.yaml"
     config = paths.state / own.name
+    written = paths.state / f"Pulumi.{name}.written.yaml"
+    needed = overlay(paths)
+    fresh = {**_settings(own), **needed}
+    now = _settings(config)
+    before = _settings(written) if config.exists() and written.exists() else now
+    chosen = {k: v for k, v in now.items() if k not in before or _text(before[k]) != _text(v)}
+    settings = {**fresh, **chosen}
+    for key in before.keys() - now.keys():
+        settings.pop(key, None)
+    # a stack on the lab has no other cluster: that choice belongs to the stack's own file
+    settings |= {key: needed[key] for key in _ADDRESS}
     # the CLI keeps the salt of the stack's secrets in the file
-    merged = {**_read(config), **_read(own), "config": {**_settings(own), **overlay(paths)}}
+    merged = {**_read(config), **_read(own), "config": settings}
     config.write_text(yaml.safe_dump(merged, sort_keys=False))
-    return Stack(name=name, variables=variables(paths, tools), config=config)
+    written.write_text(yaml.safe_dump({"config": fresh}, sort_keys=False))
+    return config
 
 
 def needs_lab(name: str) -> bool:
@@ -177,6 +201,11 @@ def _backend(folder: Path) -> dict[str, str]:
         "PULUMI_BACKEND_URL": state.as_uri(),
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(passphrase),
     }
+
+
+def _text(value: object) -> str:
+    """A setting as the CLI stores it: it makes strings of the numbers and booleans of a file."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from lab import stack
-from lab.paths import ROOT, LabPaths
+from lab.lifecycle import down
+from lab.paths import CONTEXT, ROOT, LabPaths
 from lab.summary import text
 
 if TYPE_CHECKING:
@@ -36,6 +37,95 @@ def test_a_stack_with_a_context_needs_no_lab(
     monkeypatch.setattr(stack, "ROOT", tmp_path)
     (tmp_path / "Pulumi.dev.yaml").write_text("config: {service-mesh:kubeContext: kind-mesh}")
     assert not stack.needs_lab("dev")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
+    monkeypatch.setattr(stack, "ROOT", tmp_path)
+    return Checkout(tmp_path)
+
+
+class Checkout:
+    """A checkout with a lab, and somebody who calls `pulumi config` on it."""
+
+    def __init__(self, root: Path) -> None:
+        self.own = root / "Pulumi.dev.yaml"
+        self.paths = LabPaths(state=root / ".lab")
+        self.paths.state.mkdir()
+        self.commit(profile="demo", keepCrds=False, mtlsHosts=["reviews"])
+
+    def commit(self, **settings: object) -> None:
+        named = {f"service-mesh:{key}": value for key, value in settings.items()}
+        self.own.write_text(yaml.safe_dump({"config": named}))
+
+    def open(self) -> dict[str, Any]:
+        """The settings that the CLI finds."""
+        return self._config(stack.write_settings("dev", self.paths))
+
+    def set(self, key: str, value: object) -> None:
+        """`pulumi config set`, or `rm` with None: the CLI adds its salt and makes strings."""
+        file = self.paths.state / "Pulumi.dev.yaml"
+        settings = {**self._config(file), f"service-mesh:{key}": value}
+        kept = {
+            k: str(v).lower() if isinstance(v, bool) else v
+            for k, v in settings.items()
+            if v is not None
+        }
+        file.write_text(yaml.safe_dump({"config": kept, "encryptionsalt": "v1:x"}))
+
+    @staticmethod
+    def _config(file: Path) -> dict[str, Any]:
+        found: dict[str, Any] = yaml.safe_load(file.read_text())["config"]
+        return found
+
+
+def test_what_is_set_or_removed_on_the_lab_lasts(checkout: Checkout) -> None:
+    checkout.open()
+    checkout.set("mtlsMode", "PERMISSIVE")
+    checkout.set("telemetry", value=True)
+    checkout.set("mtlsHosts", None)
+    for _ in range(2):
+        found = checkout.open()
+        assert found["service-mesh:mtlsMode"] == "PERMISSIVE"
+        assert found["service-mesh:telemetry"] == "true"
+        assert "service-mesh:mtlsHosts" not in found
+        assert found["service-mesh:profile"] == "demo"
+
+
+def test_a_change_of_the_stacks_own_file_reaches_the_lab(checkout: Checkout) -> None:
+    checkout.open()
+    checkout.set("mtlsMode", "PERMISSIVE")
+    checkout.commit(profile="default", keepCrds=True, mtlsMode="STRICT")
+    found = checkout.open()
+    assert found["service-mesh:keepCrds"] is True, "which the CLI had only written anew"
+    assert found["service-mesh:profile"] == "default"
+    assert "service-mesh:mtlsHosts" not in found
+    assert found["service-mesh:mtlsMode"] == "PERMISSIVE", "the lab's own setting lasts"
+
+
+def test_a_lab_that_is_gone_leaves_no_setting(checkout: Checkout) -> None:
+    checkout.open()
+    checkout.set("mtlsMode", "PERMISSIVE")
+    down(checkout.paths)
+    assert not [*checkout.paths.state.glob("Pulumi*")]
+    assert "service-mesh:mtlsMode" not in checkout.open()
+
+
+def test_a_stack_on_the_lab_cannot_be_led_to_another_cluster(checkout: Checkout) -> None:
+    checkout.open()
+    checkout.set("kubeContext", "prod")
+    checkout.set("kubeconfig", None)
+    found = checkout.open()
+    assert found["service-mesh:kubeContext"] == CONTEXT
+    assert found["service-mesh:kubeconfig"] == ".lab/kubeconfig"
+
+
+def test_the_salt_of_the_stacks_secrets_is_kept(checkout: Checkout) -> None:
+    checkout.open()
+    checkout.set("profile", "minimal")
+    checkout.open()
+    text = (checkout.paths.state / "Pulumi.dev.yaml").read_text()
+    assert yaml.safe_load(text)["encryptionsalt"] == "v1:x"
 
 
 def test_a_passphrase_is_made_once_and_is_the_owners_alone(tmp_path: Path) -> None:
