@@ -11,6 +11,7 @@ from tlscheck.advice import Facts
 from tlscheck.documents import BadInputError, printable
 from tlscheck.evaluate import rows, summary
 from tlscheck.rows import Effective, Row
+from tlscheck.why import REASONS
 from tlscheck.world import World
 
 
@@ -63,9 +64,14 @@ class Gate:
             exceptions.append((source, target, port))
         return cls(frozenset(modes), tuple(exceptions), facts)
 
+    @staticmethod
+    def judges(row: Row) -> bool:
+        """Whether there is a connection: to a service without endpoints nobody connects."""
+        return not (row.server_name.startswith("host:") and REASONS["NO_ENDPOINTS"] in row.why)
+
     def allows(self, row: Row) -> bool:
         """Whether the connection is as required, or need not be."""
-        if not self.modes or row.effective in self.modes:
+        if not self.modes or row.effective in self.modes or not self.judges(row):
             return True
         # an exception names a workload or a service
         to = [*spellings(row.server_name, self.facts), row.host, report.short(row.host)]
@@ -79,7 +85,7 @@ class Gate:
     def line(self, line: report.Line, world: World) -> bool:
         """Whether all connections of a line are."""
         row = line.row
-        if not self.modes or row.effective in self.modes:
+        if not self.modes or row.effective in self.modes or not self.judges(row):
             return True
         return bool(self.exceptions) and all(
             self.allows(one)
@@ -136,11 +142,26 @@ class Selection:
             if not self.host(folded.host):
                 continue
             wanted = everywhere if self.inside("", folded.host) else nearby
-            clients = folded.clients
             if self.source or self.namespace:
-                clients = tuple(client for client in clients if client in wanted)
+                shown = (name for names in folded.classes for name in names if name in wanted)
+                clients = tuple(sorted(shown))
+            else:
+                clients = folded.clients
             if clients:
                 yield from report.expand(world, folded, clients)
+
+    def observed(self, world: World, observe: report.Observe) -> Iterator[report.Line]:
+        """The same, apart where the proxies of a line's connections say different things."""
+        for line in self.lines(world):
+            same = [
+                row
+                for client in line.clients
+                for row in rows(world, client, line.row.host, line.row.port)
+                if report.answer(row) == report.answer(line.row)
+                and (not line.servers or row.server_name in line.servers)
+            ]
+            said = {observe(row).text for row in same}
+            yield from [line] if len(said) == 1 else report.fold(same, observe)
 
 
 def suggest(word: str, names: Sequence[str]) -> str:

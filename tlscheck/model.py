@@ -76,7 +76,7 @@ def instant(value: object) -> str:
 
 def subset_of(selector: Labels, of: Labels) -> bool:
     """Whether every pair of the selector is among the labels."""
-    return all(of.get(key) == value for key, value in selector.items())
+    return selector.items() <= of.items()
 
 
 def selector_of(value: object) -> Labels | None:

@@ -10,6 +10,7 @@ from typing import TextIO
 from tlscheck.advice import Facts, advise
 from tlscheck.documents import printable
 from tlscheck.evaluate import Summary, rows
+from tlscheck.proxies import Observed
 from tlscheck.rows import Effective, Row, Warning
 from tlscheck.world import World
 
@@ -18,6 +19,7 @@ SECURE = frozenset({Effective.ISTIO_MUTUAL, Effective.HBONE})
 SHOWN = 2
 """Names of a fold that are printed; the rest is counted."""
 COLUMNS = ("SRC", "DST", "PORT", "SUBSET", "CLIENT", "SERVER", "TLS", "WHY")
+SIGNED = COLUMNS.index("TLS")
 GREEN, RED, YELLOW = "32", "31", "33"
 
 
@@ -32,17 +34,22 @@ class Line:
     """One of them."""
 
 
+Observe = Callable[[Row], Observed]
+"""What the proxies at the ends of a connection say of it."""
+
+
 def answer(row: Row) -> tuple[object, ...]:
     """What must be equal for two connections to share a line."""
     rules = (row.client_rule, row.server_rule)
     return row.host, row.port, row.subset, row.client, row.server, row.effective, row.reason, *rules
 
 
-def fold(found: Iterable[Row]) -> list[Line]:
-    """Join the connections that get the same answer."""
+def fold(found: Iterable[Row], observe: Observe | None = None) -> list[Line]:
+    """Join the connections that get the same answer, from objects and from proxies."""
     servers: dict[tuple[object, ...], list[Row]] = {}
     for row in found:
-        servers.setdefault((row.client_name, *answer(row)), []).append(row)
+        seen = observe(row).text if observe else None
+        servers.setdefault((row.client_name, seen, *answer(row)), []).append(row)
     clients: dict[tuple[object, ...], list[list[Row]]] = {}
     for (_, *key), same in servers.items():
         clients.setdefault((*key, frozenset(row.server_name for row in same)), []).append(same)
@@ -59,10 +66,9 @@ def fold(found: Iterable[Row]) -> list[Line]:
 def expand(world: World, folded: Summary, clients: tuple[str, ...]) -> Iterator[Line]:
     """The lines of a summary's entry: several when its endpoints differ."""
     # a client that is an endpoint lacks the row to itself: two of them see every endpoint
-    known = folded.clients
     seen = {
         row.server_name: row
-        for client in known[:2]
+        for client in folded.first_two
         for row in rows(world, client, folded.host, folded.port)
         if row.subset == folded.subset
     }
@@ -132,8 +138,11 @@ def paint(text: str, mode: Effective, *, colours: bool) -> str:
     return f"\x1b[{colour}m{text}\x1b[0m" if colours else text
 
 
-def table(lines: Sequence[Line], out: TextIO, *, colours: bool) -> None:
+def table(
+    lines: Sequence[Line], out: TextIO, *, colours: bool, observe: Observe | None = None
+) -> None:
     """Print the edges, those of a service together."""
+    columns = (*COLUMNS[:-1], *(["PROXIES"] if observe else []), COLUMNS[-1])
     ordered = sorted(
         lines,
         key=lambda e: (
@@ -157,24 +166,33 @@ def table(lines: Sequence[Line], out: TextIO, *, colours: bool) -> None:
                 line.row.client,
                 line.row.server,
                 verdict([line.row.effective]),
+                *([observe(line.row).text] if observe else []),
                 line.row.why,
             )
         )
         for line in ordered
     ]
-    widths = [max(map(len, column)) for column in zip(COLUMNS, *cells, strict=True)]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     # the sign in the column TLS is two cells wide
-    heads = (*COLUMNS[:-1], f" {COLUMNS[-1]}")
-    out.write("  ".join(map(str.ljust, heads, widths)).rstrip() + "\n")
+    heads = list(map(str.ljust, columns, widths))
+    heads[SIGNED] += " "
+    out.write("  ".join(heads).rstrip() + "\n")
     for line, row in zip(ordered, cells, strict=True):
         padded = list(map(str.ljust, row, widths))
-        padded[6] = paint(padded[6], line.row.effective, colours=colours)
+        padded[SIGNED] = paint(padded[SIGNED], line.row.effective, colours=colours)
         out.write("  ".join(padded).rstrip() + "\n")
 
 
-def pair(lines: Sequence[Line], facts: Facts, out: TextIO, *, colours: bool) -> None:
+def pair(
+    lines: Sequence[Line],
+    facts: Facts,
+    out: TextIO,
+    *,
+    colours: bool,
+    observe: Observe | None = None,
+) -> None:
     """Print one pair: its edges, what decided, what to change; the verdict is the last line."""
-    table(lines, out, colours=colours)
+    table(lines, out, colours=colours, observe=observe)
     for line in lines:
         row = line.row
         subset = f" subset {row.subset}" if row.subset else ""
@@ -185,11 +203,33 @@ def pair(lines: Sequence[Line], facts: Facts, out: TextIO, *, colours: bool) -> 
             ("server", f"{row.server} ({facts.server_rule(row)})"),
         ]
         entries += [("why", row.why), *(("change", step) for step in advise(row, facts))]
+        entries += [("seen", text) for text in (sightings(observe(row)) if observe else ())]
         for label, text in entries:
             out.write(f"  {label + ':':8}{printable(text)}\n")
     modes = [line.row.effective for line in lines]
     worst = next((mode for mode in modes if mode not in SECURE), modes[0])
-    out.write("\n" + paint(f"TLS Mode: {verdict(modes)}", worst, colours=colours) + "\n")
+    said = verdict(modes)
+    if observe and any(observe(line.row).trouble for line in lines):
+        worst, said = Effective.CONFLICT, f"{said[:-1]}by the objects, not by the proxies ❌"
+    out.write("\n" + paint(f"TLS Mode: {said}", worst, colours=colours) + "\n")
+
+
+def sightings(observed: Observed) -> Iterator[str]:
+    """What each proxy told, a line a side."""
+    for name, side in observed.sides:
+        if side.mode is None:
+            yield f"{name} {side.pod} was not read"
+            continue
+        parts = ["no such endpoint yet" if side.agrees is None else side.mode]
+        if side.certificate:
+            ends = "until" if side.valid else "NOT VALID, ends"
+            parts.append(f"{side.certificate.identity} {ends} {side.certificate.expires}")
+        if side.connections:
+            opened, failed = side.connections
+            parts.append(f"{opened} connections opened, {failed} failed")
+        if side.handshakes is not None:
+            parts.append(f"{side.handshakes} TLS handshakes")
+        yield f"{name} {side.pod} has {', '.join(parts)}"
 
 
 def remarks(warnings: Iterable[Warning], ignored: Mapping[str, int], out: TextIO) -> None:
@@ -206,7 +246,12 @@ def remarks(warnings: Iterable[Warning], ignored: Mapping[str, int], out: TextIO
 
 
 def as_json(
-    found: Iterable[Row], warnings: Sequence[Warning], ignored: Mapping[str, int], out: TextIO
+    found: Iterable[Row],
+    warnings: Sequence[Warning],
+    ignored: Mapping[str, int],
+    out: TextIO,
+    *,
+    observe: Observe | None = None,
 ) -> None:
     """Print rows in the terms of the case file, one a line, as they are found."""
     out.write('{"rows": [')
@@ -218,6 +263,7 @@ def as_json(
         entry |= {"client": row.client, "server": row.server, "effective": row.effective}
         entry |= {"ok": row.ok, "why": row.why}
         entry |= {"client_rule": row.client_rule, "server_rule": row.server_rule}
+        entry |= {"observed": observe(row).as_json()} if observe else {}
         out.write(comma + json.dumps(entry))
         comma = ",\n"
     said = [{"code": w.code, "subject": w.subject, "text": w.text} for w in warnings]

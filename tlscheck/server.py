@@ -42,16 +42,20 @@ class Policies:
                 self.narrow[policy.meta.namespace].append(policy)
         self._composed: dict[Workload, Composed] = {}
         self._servers: dict[tuple[Workload, int], tuple[Server, str | None, bool]] = {}
+        self._modes: dict[str, tuple[Server, str | None]] = {}
+        self._sides: dict[tuple[Workload, int], int] = {}
+        self._numbers: dict[tuple[object, ...], int] = {}
 
     def _wide(self, namespace: str) -> PeerAuthentication | None:
         return next(iter(self.wide.get(namespace, ())), None)
 
     def namespace_mode(self, namespace: str) -> tuple[Server, str | None]:
         """Mode of a namespace, workloads' own policies left out (3.4, 3.6)."""
-        for policy in (self._wide(namespace), self._wide(self.root)):
-            if policy and policy.mode:
-                return Server(policy.mode), policy.meta.key
-        return Server.PERMISSIVE, None
+        if (known := self._modes.get(namespace)) is None:
+            said = [p for p in (self._wide(namespace), self._wide(self.root)) if p and p.mode]
+            known = (Server(said[0].mode), said[0].meta.key) if said else (Server.PERMISSIVE, None)
+            self._modes[namespace] = known
+        return known
 
     def chosen(self, workload: Workload) -> PeerAuthentication | None:
         """The winning policy that selects the workload: the oldest, as a whole (3.3)."""
@@ -126,6 +130,15 @@ class Policies:
         if key not in self._servers:
             self._servers[key] = self._server(workload, port)
         return self._servers[key]
+
+    def side(self, workload: Workload, port: int) -> int:
+        """A number for all that matters of an endpoint: two that share it are answered alike."""
+        key = workload, port
+        if (known := self._sides.get(key)) is None:
+            mode = self.composed(workload).at(port)[0]
+            facts = (workload.proxy, workload.tag, workload.hbone, mode, self.server(*key))
+            known = self._sides[key] = self._numbers.setdefault(facts, len(self._numbers))
+        return known
 
     def _server(self, workload: Workload, port: int) -> tuple[Server, str | None, bool]:
         if workload.proxy in (Proxy.NONE, Proxy.GATEWAY, Proxy.WAYPOINT):

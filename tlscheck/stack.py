@@ -14,6 +14,9 @@ ENVELOPE = "4dabf18193072939515e22adb298388d"
 HIDDEN = ("[secret]", "04da6b54-80e4-46f7-96ec-b56ff0331ba9")
 """What the CLI prints for a secret, and for a value that only `pulumi up` will know."""
 TYPE = re.compile(r"kubernetes:(?:([^/:]+)/)?(v[^:/]+):(\w+)|kubernetes:(yaml|kustomize)[:/].*")
+STACK = "pulumi:pulumi:Stack"
+ISTIOD = re.compile(r"(?:.*/)?(?:istiod|istio-discovery)(?:-\d[^/]*\.tgz)?/?", re.DOTALL)
+"""Names of istiod's chart: in a repository, an archive, and the folder in Istio's sources."""
 KEPT = {"same", "read", "refresh", "read-replacement"}
 MADE = {"create", "update", "replace", "create-replacement", "import", "import-replacement"}
 NOT_YET = "9999-01-01T00:00:00Z"
@@ -62,7 +65,13 @@ def read_preview(found: Found, text: bytes) -> None:
                 known["creationTimestamp"] = old["creationTimestamp"]
             meta = {k: v for k, v in known.items() if v} | mapping(inputs.get("metadata"))
             states[str(step.get("urn"))] = state, inputs | {"metadata": meta}
-    if steps and not any(step.get("op") == "same" for step in steps):
+    # of a new stack, or an emptied one, the preview makes everything: nothing can be missing
+    whole = any(
+        step.get("op") == "same"
+        or (step.get("op") == "create" and mapping(step.get("newState")).get("type") == STACK)
+        for step in steps
+    )
+    if steps and not whole:
         why = "nothing in it stays the same; made without --show-sames it lacks those objects"
         found.note("PREVIEW_PARTIAL", "preview", why)
     _resources(found, states.values())
@@ -84,7 +93,8 @@ def _resources(found: Found, resources: Iterable[tuple[Json, Json]]) -> None:
         token = TYPE.fullmatch(str(state.get("type")))
         group, version, kind = token.groups()[:3] if token else (None, None, None)
         if (group, kind) == ("helm.sh", "Release"):
-            _release(found, mapping(state.get("inputs")))
+            # the name may be one that the provider made up
+            _release(found, mapping(state.get("outputs")) | mapping(state.get("inputs")))
         if not kind or group == "helm.sh" or kind == "Secret":
             continue
         hidden: list[str] = []
@@ -137,10 +147,13 @@ def _clean(value: object, path: str, hidden: list[str]) -> object:
 
 def _release(found: Found, inputs: Json) -> None:
     """Say what is not seen of a Helm release; of istiod's, its values hold the mesh's settings."""
-    name = f"{inputs.get('namespace') or 'default'}/{inputs.get('name')}"
-    text = "objects inside Helm releases are not in Pulumi's documents: its pods, services and "
-    found.note("HELM_RELEASE", f"Release {printable(name)}", f"{text}policies are not judged")
-    if not str(inputs.get("chart")).rstrip("/").endswith("istiod"):
+    namespace, name = (printable(inputs.get(k) or "default") for k in ("namespace", "name"))
+    text = (
+        "Pulumi's documents lack what a Helm release installs: its pods, services and policies "
+        f"are not judged; `helm get manifest -n {namespace} {name}` gives them, to add with -f"
+    )
+    found.note("HELM_RELEASE", f"Release {namespace}/{name}", text)
+    if not ISTIOD.fullmatch(str(inputs.get("chart"))):
         return
     values = mapping(_clean(inputs.get("values"), "", []))
     root = mapping(values.get("global")).get("istioNamespace")

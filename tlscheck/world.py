@@ -263,6 +263,8 @@ class World:
         """Workloads of a namespace that have all of some labels."""
         pools = [self._by_label.get((namespace, key, value), []) for key, value in selector.items()]
         found = min(pools, key=len, default=[])
+        if len(pools) == 1:
+            return found
         return [workload for workload in found if subset_of(selector, workload.labels)]
 
     def aliased(self, service: Service) -> Service:

@@ -1,6 +1,7 @@
 """Ask istiod what it would send to a proxy: `python -m lab.truth.ads ISTIOD NODES` prints JSON.
 
-Runs on the lab's node. Only what decides about TLS is kept of clusters, endpoints and listeners.
+Runs on the lab's node. The JSON is Envoy's own, so that `tlscheck.envoy` reads it as it reads the
+`config_dump` of a running proxy.
 """
 
 from __future__ import annotations
@@ -12,16 +13,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf.json_format import MessageToDict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_TIMEOUT_S = 20
+_TIMEOUT_S = 60
 _TYPES = "type.googleapis.com/envoy.config."
 CLUSTERS = f"{_TYPES}cluster.v3.Cluster"
 ENDPOINTS = f"{_TYPES}endpoint.v3.ClusterLoadAssignment"
 LISTENERS = f"{_TYPES}listener.v3.Listener"
-_PLAINTEXT = "PLAINTEXT"
+_TCP_PROXY = "envoy.filters.network.tcp_proxy"
+_TUNNEL = "internal_upstream.v3.internal_upstream"
+_KEPT = {
+    *("name", "type", "transport_socket", "transport_socket_matches", "load_assignment"),
+    *("metadata", "cluster_name", "endpoints", "filter_chains"),
+}
+_OUTBOUND = "virtualOutbound"
+_LISTENERS = {"virtualInbound", _OUTBOUND}
 
 
 def _pb(module: str) -> Any:  # noqa: ANN401 (generated, without types)
@@ -34,52 +43,36 @@ def _unpack(message: Any, kind: Any) -> Any:  # noqa: ANN401
     return unpacked
 
 
-def _mode(socket: Any) -> str:  # noqa: ANN401
-    """What a transport socket of a cluster makes of a connection."""
-    tls = _pb("extensions.transport_sockets.tls.v3.tls").UpstreamTlsContext
-    if not socket.typed_config.Is(tls.DESCRIPTOR):
-        return _PLAINTEXT
-    common = _unpack(socket.typed_config, tls).common_tls_context
-    names = [one.name for one in common.tls_certificate_sds_secret_configs]
-    if names == ["default"]:
-        return "ISTIO_MUTUAL"
-    return "MUTUAL" if names or common.tls_certificates else "SIMPLE"
-
-
-def _endpoints(assignment: Any) -> list[dict[str, Any]]:  # noqa: ANN401
-    found = []
-    for locality in assignment.endpoints:
-        for one in locality.lb_endpoints:
-            at = one.endpoint.address.socket_address
-            match = one.metadata.filter_metadata.get("envoy.transport_socket_match")
-            labels = {key: str(match[key]) for key in match} if match else {}
-            found.append({"address": at.address, "port": at.port_value, "labels": labels})
+def _plain(message: Any) -> dict[str, Any]:  # noqa: ANN401
+    """The message as Envoy's own `config_dump` writes it, without what says nothing of TLS."""
+    _keep(message, _KEPT)
+    for chain in getattr(message, "filter_chains", ()):
+        _keep(chain, {"name", "filter_chain_match", "transport_socket", "filters"})
+        proxies = [_proxied(one) for one in chain.filters if one.name == _TCP_PROXY]
+        del chain.filters[:]
+        if message.name == _OUTBOUND:
+            chain.filters.extend(proxies)
+    found: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
     return found
 
 
-def _cluster(cluster: Any) -> dict[str, Any]:  # noqa: ANN401
-    matches = [
-        {"labels": {k: str(one.match[k]) for k in one.match}, "mode": _mode(one.transport_socket)}
-        for one in cluster.transport_socket_matches
-    ]
-    return {
-        "mode": _mode(cluster.transport_socket),
-        "matches": matches,
-        "eds": cluster.type == type(cluster).EDS,
-        "endpoints": _endpoints(cluster.load_assignment),
-    }
+def _proxied(given: Any) -> Any:  # noqa: ANN401
+    """A TCP proxy filter with its cluster alone."""
+    kind = _pb("extensions.filters.network.tcp_proxy.v3.tcp_proxy").TcpProxy
+    tcp = _unpack(given.typed_config, kind)
+    _keep(tcp, {"cluster"})
+    given.typed_config.Pack(tcp)
+    return given
 
 
-def _chains(listener: Any) -> list[dict[str, Any]]:  # noqa: ANN401
-    return [
-        {
-            "name": chain.name,
-            "port": chain.filter_chain_match.destination_port.value or None,
-            "transport": chain.filter_chain_match.transport_protocol,
-            "tls": chain.HasField("transport_socket"),
-        }
-        for chain in listener.filter_chains
-    ]
+def _name(resource: dict[str, Any]) -> str:
+    return str(resource.get("name", resource.get("cluster_name")))
+
+
+def _keep(message: Any, names: set[str]) -> None:  # noqa: ANN401
+    for field, _ in message.ListFields():
+        if field.name not in names:
+            message.ClearField(field.name)
 
 
 def ask(istiod: str, node: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +99,10 @@ def ask(istiod: str, node: dict[str, Any]) -> dict[str, Any]:
         ENDPOINTS: _pb("config.endpoint.v3.endpoint").ClusterLoadAssignment,
         LISTENERS: _pb("config.listener.v3.listener").Listener,
     }
-    clusters: dict[str, Any] = {}
+    # MessageToDict writes messages of types that were imported, and fails on others
+    for socket in ("tls.v3.tls", "raw_buffer.v3.raw_buffer", _TUNNEL):
+        _pb(f"extensions.transport_sockets.{socket}")
+    told: dict[str, Any] = {}
     with grpc.insecure_channel(istiod) as channel:
         call = channel.stream_stream(
             "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources",
@@ -116,17 +112,22 @@ def ask(istiod: str, node: dict[str, Any]) -> dict[str, Any]:
         request(CLUSTERS, [])
         try:
             for response in call:
-                found = [_unpack(one, kinds[response.type_url]) for one in response.resources]
+                kind = kinds[response.type_url]
+                # istiod sends them in any order, and what it says twice must be equal
+                found = sorted(
+                    (_plain(_unpack(one, kind)) for one in response.resources), key=_name
+                )
                 if response.type_url == CLUSTERS:
-                    clusters = {one.name: _cluster(one) for one in found}
-                    request(ENDPOINTS, [name for name, one in clusters.items() if one["eds"]])
+                    told["clusters"] = found
+                    names = [one["name"] for one in found if one.get("type") == "EDS"]
+                    # asked for no endpoints, istiod says nothing
+                    request(ENDPOINTS if names else LISTENERS, names)
                 elif response.type_url == ENDPOINTS:
-                    for one in found:
-                        clusters[one.cluster_name]["endpoints"] = _endpoints(one)
+                    told["endpoints"] = found
                     request(LISTENERS, [])
                 else:
-                    inbound = [_chains(one) for one in found if one.name == "virtualInbound"]
-                    return {"clusters": clusters, "inbound": inbound[0] if inbound else []}
+                    told["listeners"] = [one for one in found if one["name"] in _LISTENERS]
+                    return told
         finally:
             requests.put(None)
             call.cancel()

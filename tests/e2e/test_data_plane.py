@@ -21,6 +21,9 @@ from lab.playground import (
     peer_authentication,
     workload,
 )
+from lab.truth import __main__ as truth
+from lab.truth import speak
+from lab.truth.batch import batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -183,6 +186,46 @@ def test_every_edge_of_bookinfo_is_proven(mesh: Mesh, play: Playground) -> None:
     assert all(p.ok for p in proofs), verify.table(proofs)
 
 
+def test_the_proxies_agree_until_somebody_meddles_with_one(mesh: Mesh, play: Playground) -> None:
+    words = (sys.executable, "-m", "tlscheck", *mesh.stack.cluster(), "--proxies", "-o", "json")
+    calls = ("--from", "bookinfo/productpage*", "--to", "reviews.bookinfo")
+    socket = "envoy.transport_sockets.raw_buffer"
+    kind = "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
+    plain = {"transport_socket": {"name": socket, "typed_config": {"@type": kind}}}
+    service = {"service": "reviews.bookinfo.svc.cluster.local"}
+    meddler = {
+        "apiVersion": "networking.istio.io/v1alpha3",
+        "kind": "EnvoyFilter",
+        "metadata": {"name": "meddler", "namespace": "bookinfo"},
+        "spec": {
+            "workloadSelector": {"labels": {"app": "productpage"}},
+            "configPatches": [
+                {
+                    "applyTo": "CLUSTER",
+                    "match": {"context": "SIDECAR_OUTBOUND", "cluster": service},
+                    "patch": {"operation": "MERGE", "value": plain},
+                }
+            ],
+        },
+    }
+    done = mesh.run(*words, *calls)
+    seen = [row["observed"] for row in json.loads(done.out)["rows"]]
+    assert seen
+    assert all(one["agrees"] and one["client"]["valid"] for one in seen), seen
+    assert {one["client"]["identity"] for one in seen} == {
+        "spiffe://cluster.local/ns/bookinfo/sa/bookinfo-productpage"
+    }
+    play.apply(meddler)
+    try:
+        deadline = time.monotonic() + 15
+        while not (done := mesh.run(*words, *calls, ok=False)).code:
+            assert time.monotonic() < deadline, done.out
+    finally:
+        play.kubectl("-n", "bookinfo", "delete", "envoyfilter", "meddler")
+    assert done.code == 1
+    assert "PROXY_DISAGREES" in done.out
+
+
 def test_a_headless_service_names_every_ready_pod(play: Playground) -> None:
     _, deployment, service = workload("many", MESH, image="echo", replicas=3)
     service["spec"]["clusterIP"] = "None"
@@ -299,3 +342,12 @@ def test_thirty_pods_with_sidecars_all_start(play: Playground) -> None:
         assert len(play.pods(MESH, "app=crowd")) == 30
     finally:
         play.kubectl("-n", MESH, "delete", "deployment,serviceaccount", "crowd")
+
+
+def test_rows_of_the_case_file_go_as_tlscheck_judges_them(mesh: Mesh, play: Playground) -> None:
+    # their servers' namespaces have policies of their own: the stack's STRICT changes nothing
+    chosen = {"O12", "O15", "O23", "O24"}
+    (batch,) = batches([case for case in truth.read(truth.FILES[0]) if case["id"] in chosen])
+    spoken = speak.speak(play, mesh.paths, batch)
+    assert {one.case for one in spoken} == chosen
+    assert all(one.problem is None for one in spoken), "\n".join(speak.table(spoken))

@@ -1,4 +1,4 @@
-"""Every expected row of the worked cases, word for word."""
+"""Every expected row of the worked cases, and of those that istiod was asked, word for word."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ import pytest
 from tlscheck import MeshConfig, Row, World
 from tlscheck.evaluate import rows
 
-CASES = json.loads((Path(__file__).parents[1] / "cases" / "mtls-cases.json").read_text())["cases"]
+FOLDER = Path(__file__).parents[1] / "cases"
+WORKED, FOUND = (
+    json.loads((FOLDER / f"{name}-cases.json").read_text())["cases"] for name in ("mtls", "found")
+)
+CASES = [*WORKED, *FOUND]
 BY_ID = {case["id"]: case for case in CASES}
 EXPECTED = [
     pytest.param(
@@ -55,4 +59,6 @@ def test_a_row_is_as_the_case_says(case: str, expected: dict[str, Any]) -> None:
 
 
 def test_all_the_cases_are_there() -> None:
-    assert (len(CASES), len(EXPECTED)) == (25, 69)
+    assert (len(WORKED), len(BY_ID)) == (25, 25 + len(FOUND))
+    assert sum(len(case["expect"]) for case in WORKED) == 69
+    assert all(case["expect"] for case in FOUND)

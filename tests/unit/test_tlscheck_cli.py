@@ -347,6 +347,37 @@ def test_require_makes_the_exit_code(
     assert ("tlscheck: not" in done.err) is (code == 1)
 
 
+def empty(name: str, mode: str = "") -> list[Json]:
+    """A service that selects nothing; with a mode, a DestinationRule for it."""
+    meta = {"name": name, "namespace": "srv"}
+    spec = {"selector": {"app": name}, "ports": [{"name": "http", "port": 80}]}
+    rule = {"host": f"{name}.srv.svc.cluster.local", "trafficPolicy": {"tls": {"mode": mode}}}
+    of_rule = {"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule"}
+    made: list[Json] = [{"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec}]
+    return [*made, *([{**of_rule, "metadata": meta, "spec": rule}] if mode else [])]
+
+
+@pytest.mark.parametrize("output", ["table", "json", "junit"])
+def test_a_service_without_endpoints_neither_satisfies_nor_breaks_the_gate(
+    output: str, cli: Cli
+) -> None:
+    nobody = [*empty("idle"), *empty("spare", "ISTIO_MUTUAL")]
+    gate = ("--require", "ISTIO_MUTUAL", "--from", "cli/*", "-o", output)
+    done = cli(*gate, objects=objects("O01", *nobody))
+    assert done.code == 0
+    assert done.err == "tlscheck: not judged, without endpoints: idle.srv, spare.srv\n"
+    assert cli(*gate, "--to", "web.*", objects=objects("O01", *nobody)).err == ""
+    alone = cli(*gate, "--to", "spare.*", objects=objects("O01", *nobody))
+    assert alone.code == 2
+    assert "no connection was found" in alone.err
+
+
+def test_a_host_outside_the_mesh_is_judged_though_no_endpoint_is_known(cli: Cli) -> None:
+    done = cli("--require", "ISTIO_MUTUAL", objects=objects("O22"))
+    assert done.code == 1
+    assert "not judged" not in done.err
+
+
 def test_junit_has_a_test_case_per_connection_and_fails_as_the_gate_does(cli: Cli) -> None:
     for argv, failures in (((), 2), (("--require", "ISTIO_MUTUAL"), 5)):
         found = ET.fromstring(cli(*argv, "-o", "junit", objects=objects("O02")).out)  # noqa: S314

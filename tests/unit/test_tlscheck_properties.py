@@ -258,6 +258,58 @@ def assert_the_summary_says_what_the_rows_say(world: World) -> None:
     assert set(folded.values()) <= {1}
 
 
+def behind_web(number: int, **traits: Any) -> Object:
+    labels = {"app": "web", "n": str(number), **traits.pop("labels", {})}
+    return pod(f"srv/w{number}", labels=labels, **traits)
+
+
+TRAITS: list[Object] = [
+    {},
+    {"tag": None},
+    {"tag": None, "proxy": "none"},
+    {"proxy": "ambient"},
+    {"proxy": "gateway"},
+    {"proxy": "grpc"},
+    {"proxy": "grpc", "tag": None},
+    {"labels": {"networking.istio.io/tunnel": "http"}, "tag": None},
+    {"labels": {"networking.istio.io/tunnel": "http"}},
+    {"notes": {"traffic.sidecar.istio.io/excludeInboundPorts": "8080"}},
+    {"labels": {"mode": "disable"}},
+    {"labels": {"mode": "strict"}},
+    {"labels": {"mode": "port"}},
+    {
+        "labels": {"mode": "disable"},
+        "notes": {"traffic.sidecar.istio.io/excludeInboundPorts": "8080"},
+    },
+]
+UNLIKE = [behind_web(number, **traits) for number, traits in enumerate(TRAITS)]
+"""Endpoints of one service, no two of them alike."""
+
+
+def of_mode(mode: str, **spec: Any) -> Object:
+    return pa(f"srv/{mode}", selector={"matchLabels": {"mode": mode}}, **spec)
+
+
+OF_MODES = [
+    of_mode("disable", mtls={"mode": "DISABLE"}),
+    of_mode("strict", mtls={"mode": "STRICT"}),
+    of_mode("port", portLevelMtls={"8080": {"mode": "DISABLE"}}),
+]
+
+
+@pytest.mark.parametrize("rule", [[], [dr("srv/web", "web.srv.svc.cluster.local", "ISTIO_MUTUAL")]])
+@pytest.mark.parametrize("client", ["sidecar", "ambient", "none", "gateway", "waypoint", "grpc"])
+def test_an_endpoint_is_answered_as_if_it_were_the_only_one(
+    client: str, rule: list[Object]
+) -> None:
+    around = [svc("srv/web"), pod("cli/c", client), *OF_MODES, *rule]
+    every = judge(*UNLIKE, *around, ambient=True)
+    together = {r.server_name: r for r in every if r.client_name == "cli/c"}
+    for one in UNLIKE:
+        (alone,) = (r for r in judge(one, *around, ambient=True) if r.client_name == "cli/c")
+        assert together[alone.server_name] == alone
+
+
 def test_rows_of_one_client_host_and_port_are_those_of_all() -> None:
     world = World.parse([*WEB, CLIENT, svc("srv/other")], MeshConfig())
     every = list(rows(world))

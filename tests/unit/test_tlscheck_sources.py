@@ -14,6 +14,9 @@ import yaml
 
 from tlscheck import sources, stack
 from tlscheck.documents import BadInputError, documents, plain, printable
+from tlscheck.evaluate import rows
+from tlscheck.model import MeshConfig
+from tlscheck.world import World
 
 Json = dict[str, Any]
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
@@ -356,6 +359,33 @@ def test_a_helm_release_is_said_to_be_closed_and_istiods_values_are_read() -> No
     assert sources.ambient_enabled(found)
 
 
+@pytest.mark.parametrize(
+    ("chart", "read_"),
+    [
+        ("istiod", True),
+        ("istiod/", True),
+        ("oci://registry/charts/istiod", True),
+        ("downloads/istiod-1.31.0.tgz", True),
+        ("charts/istio-control/istio-discovery", True),
+        ("not-istiod", False),
+        ("istiod-monitor", False),
+        ("base", False),
+    ],
+)
+def test_istiods_chart_is_known_by_each_of_its_names(chart: str, *, read_: bool) -> None:
+    found = state(RELEASE | {"inputs": {**RELEASE["inputs"], "chart": chart}})
+    assert bool(sources.mesh_config(found)) is read_
+
+
+def test_a_release_that_the_provider_named_is_told_by_that_name() -> None:
+    unnamed = {k: v for k, v in RELEASE["inputs"].items() if k != "name"}
+    named = {"inputs": unnamed, "outputs": {"name": "istiod-1f2e", "values": {"stale": 1}}}
+    found = state(RELEASE | named)
+    assert found.notes[0].subject == "Release istio-system/istiod-1f2e"
+    assert "helm get manifest -n istio-system istiod-1f2e" in found.notes[0].text
+    assert sources.mesh_config(found)["rootNamespace"] == "mesh"
+
+
 def test_secrets_are_never_in_what_is_kept_or_said() -> None:
     envelope = {"4dabf18193072939515e22adb298388d": "1b4706", "plaintext": '"hunter2"'}
     item = thing("Pod", "a", spec={"containers": [{"env": [{"value": envelope}]}], "x": "[secret]"})
@@ -400,6 +430,40 @@ def test_a_preview_without_same_steps_is_said_to_be_partial() -> None:
         "PREVIEW_PARTIAL",
         "HELM_RELEASE",
     ]
+
+
+def test_a_preview_of_a_new_stack_lacks_nothing() -> None:
+    new = {"urn": "urn:stack", "type": "pulumi:pulumi:Stack"}
+    assert [note.code for note in preview(step("create", new), step("create", RELEASE)).notes] == [
+        "HELM_RELEASE"
+    ]
+
+
+def judged(found: sources.Found) -> dict[tuple[str, str], str]:
+    world = World.parse(found.objects, MeshConfig.parse(sources.mesh_config(found), ambient=False))
+    return {
+        (row.client_name, row.server_name): f"{row.effective} {row.server} {row.server_rule}"
+        for row in rows(world)
+        if row.client_name != row.server_name
+    }
+
+
+def test_a_recorded_preview_is_judged_as_the_state_after_its_update() -> None:
+    """Recorded on the lab, then cut: an exception for ratings that the preview adds."""
+    before, after = sources.Found(), sources.Found()
+    stack.read_preview(before, (CASES.parent / "pulumi-preview.json").read_bytes())
+    stack.read_state(after, (CASES.parent / "pulumi-state.json").read_bytes())
+    page, ratings = "bookinfo/productpage-v1", "bookinfo/ratings-v1"
+    exception = "PLAINTEXT DISABLE bookinfo/exception-app-ratings-9d81759f"
+    assert judged(before) == judged(after)
+    assert judged(after) == {
+        (page, ratings): exception,
+        (ratings, page): "ISTIO_MUTUAL STRICT istio-system/default",
+    }
+    releases = {"Release istio-system/istiod", "Release istio-system/istio-ingressgateway"}
+    for found in (before, after):
+        assert {note.subject for note in found.notes} == releases
+        assert sources.mesh_config(found)["outboundTrafficPolicy"] == {"mode": "ALLOW_ANY"}
 
 
 def test_what_only_the_update_will_know_is_said_and_not_guessed() -> None:
