@@ -29,7 +29,7 @@ up: $(VENV) system ## install the mesh and Bookinfo: on the lab, or on the clust
 preview: $(VENV) system ## what `make up` would change, the objects inside Helm releases included
 	@$(LAB) preview --stack $(STACK)
 
-verify: $(VENV) ## prove it: requests that went through, identities, plaintext that was refused
+verify: $(VENV) ## prove it: requests and refusals on the lab, what the proxies say elsewhere
 	@$(LAB) verify --stack $(STACK)
 
 sniff: $(VENV) ## the bytes on the wire of a pod, before and after STRICT
@@ -92,8 +92,8 @@ golden: $(VENV) charts ## write tests/unit/golden anew; read the difference befo
 e2e: $(VENV) system ## the real engine on a lab of its own: up, again, drift, destroy, up again
 	@$(BIN)/pytest tests/e2e -m e2e -x -v --durations=12
 
-truth: $(VENV) system ## tlscheck beside a real istiod: what it would send to each case's proxies
-	@$(BIN)/python -m lab.truth
+truth: $(VENV) system ## tlscheck beside a real istiod: what it sends to proxies, what those then do
+	@$(BIN)/python -m lab.truth --speak
 
 bench: $(VENV) ## how long tlscheck takes on big meshes, and how that grows
 	@$(BIN)/python -m bench.tlscheck_bench

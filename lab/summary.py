@@ -1,4 +1,4 @@
-"""The few lines at the end of `make up`: what runs where, what is STRICT, what to try next."""
+"""The lines at the end of `make up`: what runs where, what is STRICT, the proof, what to try."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ if TYPE_CHECKING:
     from lab.stack import Stack
 
 
-def summarise(stack: Stack, url: str | None) -> str:
-    """Read the stack's outputs and the cluster's pods, and say what there is.
+def summarise(stack: Stack, outputs: dict[str, Any], url: str | None, proof: str) -> str:
+    """Read the cluster's pods, and say what there is.
 
     Args:
         stack: what is summarised.
+        outputs: its outputs.
         url: where Bookinfo's page is; None where only the stack's own output can tell.
+        proof: what `make verify` prints.
 
     Raises:
-        LabError: the CLI or kubectl failed.
+        LabError: kubectl failed.
     """
-    outputs: dict[str, Any] = json.loads(stack.read(*stack.pulumi("stack", "output", "--json")))
     pods: list[dict[str, Any]] = []
     for namespace in outputs["mtls"]:
         kubectl = ("kubectl", *stack.cluster(), "-n", namespace)
         pods += json.loads(stack.read(*kubectl, "get", "pods", "-o", "json"))["items"]
     if url is not None and "productpage" in outputs:
-        outputs["productpage"] = url
-    return text(outputs, pods)
+        outputs = {**outputs, "productpage": url}
+    return text(outputs, pods, proof)
 
 
-def text(outputs: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> str:
-    """The summary of these stack outputs and pods."""
+def text(outputs: Mapping[str, Any], pods: Iterable[Mapping[str, Any]], proof: str = "") -> str:
+    """The summary of these stack outputs, pods and proof."""
     lines = [
         "",
         f"Istio {outputs['istioVersion']} ({outputs['profile']}) on {outputs['kubeContext']}",
@@ -55,6 +56,8 @@ def text(outputs: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> str:
         lines.append(
             f"  {namespace:<16}{mode:<13}{ready:<13}{count['sidecar']:<15}{count['simulated']}"
         )
+    if proof:
+        lines += ["", *(f"  {line}" for line in proof.splitlines())]
     lines += ["", "Next:"]
     if "productpage" in outputs:
         lines.append(f"  open {outputs['productpage']}")

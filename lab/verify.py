@@ -1,20 +1,28 @@
-"""The proof: for each edge of Bookinfo a request that went through, and a refusal that happened."""
+"""The proof: for each edge of Bookinfo a request that went through, and a refusal that happened.
+
+On a cluster that is not the lab nothing is installed and nothing is sent: there the proxies at the
+two ends of each edge are the witnesses (`tlscheck --proxies`).
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import sys
+import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from lab.playground import GET, Answer, Playground, namespace, peer_authentication, workload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 EDGES = (
     ("productpage", "details", "/details/0"),
@@ -27,6 +35,11 @@ _PROBE = "plaintext-probe"
 """The pod without a sidecar, and the beginning of its namespace's name."""
 
 _PORT = 9080
+
+_SETTLED_WITHIN_S = 10
+"""For all edges together: a setting that has just been made takes the proxies a moment."""
+
+_AT_ONCE = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +54,9 @@ class Proof:
 
     plaintext: Answer
     """What a pod without a sidecar got from the same server."""
+
+    wanted: bool
+    """Whether it has to be mutual TLS."""
 
     strict: bool
     """Whether plaintext has to be refused."""
@@ -62,16 +78,42 @@ class Proof:
     @property
     def ok(self) -> bool:
         """As it should be: configured and seen as mutual TLS and, under STRICT, nothing else."""
-        return (
+        return not self.wanted or (
             self.configured == "ISTIO_MUTUAL"
             and self.encrypted
             and (not self.strict or self.refused)
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Intent:
+    """What the stack says of its application, in the words of its output `mtls`."""
+
+    where: str
+    """Namespace of the application."""
+
+    mode: str
+    """`STRICT`, or `STRICT, except app=ratings port 9080 DISABLE (reason)`."""
+
+    @classmethod
+    def of(cls, outputs: Mapping[str, Any]) -> Intent:
+        """Read the stack's outputs."""
+        (where,) = [name for name in outputs["mtls"] if name != outputs["controlPlaneNamespace"]]
+        return cls(where=where, mode=outputs["mtls"][where])
+
+    def strict(self, server: str) -> bool:
+        """Whether the server has to refuse plaintext."""
+        return self.mode.startswith("STRICT") and f"app={server} " not in f"{self.mode} "
+
+    def wanted(self, server: str) -> bool:
+        """Whether a call to the server has to be mutual TLS."""
+        excepted = re.search(rf"\bapp={re.escape(server)}( port \d+)? (\w+)", self.mode)
+        return (excepted[2] if excepted else self.mode) != "DISABLE"
+
+
 def prove(
     play: Playground, outputs: Mapping[str, Any], url: str, rows: list[dict[str, Any]]
-) -> Iterator[Proof]:
+) -> list[Proof]:
     """Send the requests.
 
     Args:
@@ -80,42 +122,89 @@ def prove(
         url: Bookinfo's page.
         rows: what tlscheck says of the cluster, as its JSON has it.
     """
-    (where,) = [name for name in outputs["mtls"] if name != outputs["controlPlaneNamespace"]]
-    mode: str = outputs["mtls"][where]
+    intent = Intent.of(outputs)
+    where = intent.where
     # a name of its own: the last run's namespace may still be on its way out
     plainland = f"{_PROBE}-{secrets.token_hex(3)}"
     play.apply(namespace(plainland, injected=False), *workload(_PROBE, plainland))
+    deadline = time.monotonic() + _SETTLED_WITHIN_S
+
+    def asked(edge: _Edge) -> Answer:
+        wanted = intent.wanted(edge.server)
+        return _settled(edge.ask, lambda a: not wanted or "URI" in a.peer, deadline)
+
+    def probed(server: str) -> Answer:
+        target = f"http://{server}.{where}:{_PORT}/health"
+
+        def ask() -> Answer:
+            return play.get(plainland, f"deployment/{_PROBE}", target)
+
+        strict = intent.strict(server)
+        return _settled(ask, lambda a: not strict or a.error is not None, deadline)
+
     try:
-        play.ready(plainland, _PROBE)
-        plain = {
-            server: play.get(
-                plainland, f"deployment/{_PROBE}", f"http://{server}.{where}:{_PORT}/health"
-            )
-            for server in ("productpage", "details", "reviews", "ratings")
-        }
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            edges = list(_edges(play, where, url))
+            answers = pool.map(asked, edges)
+            play.ready(plainland, _PROBE)
+            servers = sorted({edge.server for edge in edges})
+            plain = dict(zip(servers, pool.map(probed, servers), strict=True))
     finally:
         play.kubectl("delete", "namespace", plainland, "--wait=false")
-
-    def proof(client: str, pod: str, server: str, answer: Answer) -> Proof:
-        return Proof(
-            client=client,
-            server=server,
+    return [
+        Proof(
+            client=edge.client,
+            server=edge.server,
             answer=answer,
-            plaintext=plain[server],
-            # an exception is in the words of the stack's output: "STRICT, except app=ratings ..."
-            strict=mode.startswith("STRICT") and f"app={server} " not in f"{mode} ",
-            configured=_configured(rows, pod, f"{server}.{where}."),
+            plaintext=plain[edge.server],
+            wanted=intent.wanted(edge.server),
+            strict=intent.strict(edge.server),
+            configured=_configured(rows, edge.pod, f"{edge.server}.{where}."),
         )
+        for edge, answer in zip(edges, answers, strict=True)
+    ]
 
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Edge:
+    """Who calls whom, and how."""
+
+    client: str
+    pod: str
+    server: str
+    ask: Callable[[], Answer]
+
+
+def _edges(play: Playground, where: str, url: str) -> Iterator[_Edge]:
     gateway = play.pods("istio-system", "istio=ingressgateway")[0]["metadata"]["name"]
-    yield proof("ingress gateway", f"istio-system/{gateway}", "productpage", _from_outside(url))
+    yield _Edge(
+        client="ingress gateway",
+        pod=f"istio-system/{gateway}",
+        server="productpage",
+        ask=partial(_from_outside, url),
+    )
     for client, server, path in EDGES:
         for pod in play.pods(where, f"app={client}"):
             name, labels = pod["metadata"]["name"], pod["metadata"]["labels"]
             target = f"http://{server}:{_PORT}{path}"
-            text = play.kubectl("-n", where, "exec", name, "-c", client, "--", *GET, target)
-            shown = f"{client} {labels['version']}"
-            yield proof(shown, f"{where}/{name}", server, Answer.parse(text))
+            words = ("-n", where, "exec", name, "-c", client, "--", *GET, target)
+            yield _Edge(
+                client=f"{client} {labels['version']}",
+                pod=f"{where}/{name}",
+                server=server,
+                ask=partial(_inside, play, words),
+            )
+
+
+def _inside(play: Playground, words: tuple[str, ...]) -> Answer:
+    return Answer.parse(play.kubectl(*words))
+
+
+def _settled(ask: Callable[[], Answer], good: Callable[[Answer], bool], deadline: float) -> Answer:
+    """Ask until the answer is good, or the time is over."""
+    while not good(answer := ask()) and time.monotonic() < deadline:
+        time.sleep(0.3)
+    return answer
 
 
 def _configured(rows: list[dict[str, Any]], pod: str, host: str) -> str:
@@ -153,15 +242,23 @@ def table(proofs: list[Proof]) -> str:
             _identity(one.answer.peer.get("By")),
             one.configured,
             _plaintext(one),
-            "✅" if one.ok else "❌",
+            _sign(wanted=one.wanted, ok=one.ok),
         )
         for one in proofs
     ]
+    return _aligned(lines)
+
+
+def _aligned(lines: list[tuple[str, ...]]) -> str:
     widths = [max(len(row[i]) for row in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in lines
     )
+
+
+def _sign(*, wanted: bool, ok: bool) -> str:
+    return ("✅" if ok else "❌") if wanted else "not asked for"
 
 
 def _plaintext(proof: Proof) -> str:
@@ -174,6 +271,62 @@ def _plaintext(proof: Proof) -> str:
 def _identity(uri: str | None) -> str:
     """`ns/bookinfo/sa/x` of `spiffe://cluster.local/ns/bookinfo/sa/x`."""
     return (uri or "none seen").removeprefix("spiffe://cluster.local/")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Witnessed:
+    """One edge, as the proxies at its ends tell of it."""
+
+    row: dict[str, Any]
+    """Of tlscheck's JSON, with `observed`."""
+
+    wanted: bool
+    """Whether it has to be mutual TLS."""
+
+    @property
+    def ok(self) -> bool:
+        """Mutual TLS by the objects, and both proxies say so."""
+        mutual = self.row["effective"] in {"ISTIO_MUTUAL", "HBONE"}
+        return not self.wanted or (mutual and self.row["observed"]["agrees"] is True)
+
+
+def witnessed(outputs: Mapping[str, Any], rows: list[dict[str, Any]]) -> list[Witnessed]:
+    """The edges of the application: Bookinfo's, else every one between two proxies.
+
+    Args:
+        outputs: the stack's.
+        rows: what `tlscheck --proxies` says, as its JSON has it.
+    """
+    intent = Intent.of(outputs)
+    calls = {(f"{intent.where}/{client}-", server) for client, server, _ in EDGES}
+    calls.add((f"{outputs['controlPlaneNamespace']}/istio-ingressgateway-", "productpage"))
+    found = []
+    for row in rows:
+        server, _, rest = row["host"].partition(".")
+        if not rest.startswith(f"{intent.where}.") or "subset" in row:
+            continue
+        if "productpage" in outputs:
+            meant = any(row["from"].startswith(pod) and server == to for pod, to in calls)
+        else:
+            meant = row["observed"].keys() >= {"client", "server"}
+        if meant:
+            found.append(Witnessed(row=row, wanted=intent.wanted(server)))
+    return found
+
+
+def witness_table(found: list[Witnessed]) -> str:
+    """What the proxies say, a line an edge."""
+    if not found:
+        return "nothing to prove: no call between two proxies"
+    heads = ("CLIENT", "SERVER", "CLIENT'S IDENTITY", "SERVER'S IDENTITY", "CONFIGURED")
+    lines: list[tuple[str, ...]] = [(*heads, "PROXIES", "")]
+    for one in found:
+        row, seen = one.row, one.row["observed"]
+        client, server = (seen.get(side, {}).get("identity") for side in ("client", "server"))
+        says = {True: "agree", False: "disagree", None: "not read"}[seen["agrees"]]
+        names = (row["from"], row["to"], _identity(client), _identity(server))
+        lines.append((*names, row["effective"], says, _sign(wanted=one.wanted, ok=one.ok)))
+    return _aligned(lines)
 
 
 def sniff(play: Playground) -> Iterator[str]:

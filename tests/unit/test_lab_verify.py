@@ -10,7 +10,7 @@ import pytest
 from lab import verify
 from lab.lifecycle import LabError
 from lab.playground import Answer
-from lab.verify import Proof, prove, table
+from lab.verify import Intent, Proof, prove, table, witness_table, witnessed
 
 if TYPE_CHECKING:
     from lab.playground import Playground
@@ -35,13 +35,19 @@ MUTUAL = _answer(f'By={_IDENTITY}details;Hash=1f;Subject="";URI={_IDENTITY}produ
 
 
 def _proof(
-    answer: Answer, plaintext: Answer, *, strict: bool, configured: str = "ISTIO_MUTUAL"
+    answer: Answer,
+    plaintext: Answer,
+    *,
+    strict: bool,
+    configured: str = "ISTIO_MUTUAL",
+    wanted: bool = True,
 ) -> Proof:
     return Proof(
         client="productpage v1",
         server="details",
         answer=answer,
         plaintext=plaintext,
+        wanted=wanted,
         strict=strict,
         configured=configured,
     )
@@ -130,6 +136,7 @@ class _Play:
         self.plaintext = plaintext
         self.commands: list[tuple[str, ...]] = []
         self.ready_fails = False
+        self.early: list[Answer] = []
         self.rows = [
             {"from": f"{pod}", "host": f"{server}.bookinfo.svc", "effective": "ISTIO_MUTUAL"}
             for pod, server in _CONFIGURED
@@ -144,7 +151,7 @@ class _Play:
 
     def get(self, namespace: str, _: str, url: str) -> Answer:
         self.commands.append(("get", namespace, url))
-        return self.plaintext
+        return self.early.pop() if self.early else self.plaintext
 
     def pods(self, _: str, selector: str) -> list[dict[str, Any]]:
         app = selector.removeprefix("app=")
@@ -170,6 +177,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> _Play:
         return _answer(f"URI={_IDENTITY}gateway")
 
     monkeypatch.setattr(verify, "_from_outside", page)
+    monkeypatch.setattr(verify, "_SETTLED_WITHIN_S", 0)
     return _Play(REFUSED)
 
 
@@ -183,7 +191,7 @@ def test_every_pod_of_every_edge_is_asked_and_the_gateway_too(play: _Play) -> No
         ("reviews v2", "ratings"),
     ]
     asked = [words[3] for words in play.commands if "exec" in words]
-    assert asked == ["productpage-v1-x", "productpage-v1-x", "reviews-v1-x", "reviews-v2-x"]
+    assert sorted(asked) == ["productpage-v1-x", "productpage-v1-x", "reviews-v1-x", "reviews-v2-x"]
 
 
 @pytest.mark.parametrize(
@@ -223,7 +231,9 @@ def test_the_probe_without_a_sidecar_asks_every_server_and_goes_again(play: _Pla
     (plain,) = _namespaces(play)
     asked = [words[1:] for words in play.commands if words[0] == "get"]
     servers = ("productpage", "details", "reviews", "ratings")
-    assert asked == [(plain, f"http://{server}.bookinfo:9080/health") for server in servers]
+    assert sorted(asked) == sorted(
+        (plain, f"http://{name}.bookinfo:9080/health") for name in servers
+    )
     assert ("delete", "namespace", plain, "--wait=false") in play.commands
 
 
@@ -240,3 +250,103 @@ def test_the_next_proof_does_not_wait_for_the_last_ones_namespace(play: _Play) -
     play.prove(_OUTPUTS)
     first, second = _namespaces(play)
     assert first != second
+
+
+# --- what has to be mutual TLS --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "wanted", "strict"),
+    [
+        ("STRICT", True, True),
+        ("PERMISSIVE", True, False),
+        ("DISABLE", False, False),
+        ("STRICT, except app=ratings DISABLE (old)", False, False),
+        ("STRICT, except app=ratings port 9080 DISABLE (old)", False, False),
+        ("STRICT, except app=ratings PERMISSIVE (old)", True, False),
+        ("STRICT, except app=ratings-two DISABLE (old)", True, True),
+        ("DISABLE, except app=ratings STRICT (new)", True, False),
+    ],
+)
+def test_the_stacks_own_words_say_which_calls_have_to_be_mutual_tls(
+    mode: str, *, wanted: bool, strict: bool
+) -> None:
+    intent = Intent(where="bookinfo", mode=mode)
+    assert (intent.wanted("ratings"), intent.strict("ratings")) == (wanted, strict)
+
+
+def test_plaintext_that_the_stack_asks_for_is_no_failure_and_no_proof() -> None:
+    proof = _proof(ACCEPTED, ACCEPTED, strict=False, configured="PLAINTEXT", wanted=False)
+    assert proof.ok
+    assert table([proof]).endswith("accepted   not asked for")
+
+
+def test_a_setting_that_the_proxies_do_not_have_yet_is_waited_for(
+    play: _Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "_SETTLED_WITHIN_S", 60)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    play.early = [ACCEPTED, ACCEPTED]
+    assert all(one.ok for one in play.prove(_OUTPUTS))
+
+
+# --- on a cluster that is not the lab -------------------------------------------------------------
+
+
+def _row(client: str, host: str, *, agrees: bool | None = True, **more: object) -> dict[str, Any]:
+    side = {"mode": "STRICT", "identity": f"{_IDENTITY}someone"}
+    observed = {"agrees": agrees, "client": side, "server": side}
+    row = {"from": client, "to": "bookinfo/server", "host": f"{host}.svc.cluster.local"}
+    return {**row, "effective": "ISTIO_MUTUAL", "observed": observed, **more}
+
+
+_CALL = ("bookinfo/reviews-v1-x", "ratings.bookinfo")
+_WITH_PAGE = {**_OUTPUTS, "productpage": "kubectl port-forward"}
+
+
+def test_the_edges_of_bookinfo_are_witnessed_and_no_others() -> None:
+    rows = [
+        _row("istio-system/istio-ingressgateway-x", "productpage.bookinfo"),
+        _row("bookinfo/productpage-v1-x", "details.bookinfo"),
+        _row(*_CALL),
+        _row(*_CALL, subset="v1"),
+        _row("bookinfo/ratings-v1-x", "reviews.bookinfo"),
+        _row("bookinfo/reviews-v1-x", "ratings.elsewhere"),
+        _row("other/reviews-v1-x", "ratings.bookinfo"),
+    ]
+    assert [one.row for one in witnessed(_WITH_PAGE, rows)] == rows[:3]
+
+
+def test_without_bookinfo_every_call_between_two_proxies_counts() -> None:
+    alone = _row("bookinfo/a", "b.bookinfo")
+    alone["observed"].pop("client")
+    rows = [_row("bookinfo/a", "b.bookinfo"), alone]
+    assert [one.row for one in witnessed(_OUTPUTS, rows)] == rows[:1]
+
+
+@pytest.mark.parametrize(
+    ("change", "ok", "end"),
+    [
+        ({}, True, "ISTIO_MUTUAL  agree    ✅"),
+        ({"agrees": False}, False, "ISTIO_MUTUAL  disagree  ❌"),
+        ({"agrees": None}, False, "ISTIO_MUTUAL  not read  ❌"),
+        ({"effective": "PLAINTEXT"}, False, "PLAINTEXT   agree    ❌"),
+        ({"effective": "HBONE"}, True, "HBONE       agree    ✅"),
+    ],
+)
+def test_an_edge_is_proven_when_objects_and_both_proxies_say_mutual_tls(
+    change: dict[str, Any], *, ok: bool, end: str
+) -> None:
+    found = witnessed(_WITH_PAGE, [_row(*_CALL, **change)])
+    assert [one.ok for one in found] == [ok]
+    assert witness_table(found).endswith(end)
+
+
+def test_a_witnessed_edge_that_the_stack_frees_is_no_failure() -> None:
+    modes = {"istio-system": "STRICT", "bookinfo": "STRICT, except app=ratings DISABLE (old)"}
+    (one,) = witnessed({**_WITH_PAGE, "mtls": modes}, [_row(*_CALL, effective="PLAINTEXT")])
+    assert one.ok
+
+
+def test_where_there_is_nothing_to_witness_that_is_said() -> None:
+    assert witness_table([]) == "nothing to prove: no call between two proxies"

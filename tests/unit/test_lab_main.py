@@ -1,0 +1,142 @@
+"""What ends `make up`, and which witness `make verify` calls."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import __main__ as command
+from lab.lifecycle import LabError
+from lab.paths import LabPaths
+from lab.playground import Answer
+from lab.stack import Stack
+from lab.verify import Proof
+
+_OUTPUTS = {
+    "mtls": {"istio-system": "STRICT", "bookinfo": "STRICT"},
+    "controlPlaneNamespace": "istio-system",
+    "profile": "demo",
+    "productpage": "kubectl port-forward",
+}
+_PATHS = LabPaths()
+
+
+def _stack(config: Path | None = None) -> Stack:
+    return Stack(name="dev", variables={}, config=config)
+
+
+def _proof(**changes: Any) -> Proof:
+    seen = {"x-forwarded-client-cert-seen": "URI=spiffe://cluster.local/ns/a/sa/b"}
+    facts: dict[str, Any] = {
+        "client": "a",
+        "server": "b",
+        "answer": Answer(status=200, error=None, headers=seen, body=""),
+        "plaintext": Answer(status=None, error="reset", headers={}, body=""),
+        "wanted": True,
+        "strict": True,
+        "configured": "ISTIO_MUTUAL",
+    }
+    return Proof(**{**facts, **changes})
+
+
+class Tlscheck:
+    """Stands for the command, and remembers how it was called."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.code, self.out, self.words = 0, '{"rows": []}', [""]
+        monkeypatch.setattr(subprocess, "run", self._run)
+
+    def _run(self, words: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        self.words = words
+        return subprocess.CompletedProcess(words, self.code, self.out, "tlscheck: no such context")
+
+
+@pytest.fixture
+def tlscheck(monkeypatch: pytest.MonkeyPatch) -> Tlscheck:
+    return Tlscheck(monkeypatch)
+
+
+@pytest.fixture
+def proofs(monkeypatch: pytest.MonkeyPatch) -> list[Proof]:
+    made = [_proof()]
+    monkeypatch.setattr(command, "prove", lambda *_: made)
+    monkeypatch.setattr(command, "_url", lambda _: "http://127.0.0.1:1/productpage")
+    return made
+
+
+@pytest.mark.usefixtures("proofs")
+def test_on_the_lab_requests_are_the_proof(tlscheck: Tlscheck, tmp_path: Path) -> None:
+    stack = _stack(tmp_path / "Pulumi.dev.yaml")
+    proof, proven = command._verify(stack, _OUTPUTS, _PATHS)
+    assert (proven, "PLAINTEXT" in proof) == (True, True)
+    assert "--proxies" not in tlscheck.words
+
+
+@pytest.mark.parametrize("change", [{"profile": "minimal"}, {"productpage": None}])
+@pytest.mark.usefixtures("proofs")
+def test_where_bookinfo_cannot_be_asked_the_proxies_are(
+    tlscheck: Tlscheck, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    outputs = {k: v for k, v in {**_OUTPUTS, **change}.items() if v}
+    command._verify(_stack(tmp_path / "Pulumi.dev.yaml"), outputs, _PATHS)
+    assert "--proxies" in tlscheck.words
+
+
+def test_on_another_cluster_only_the_proxies_are_asked(
+    tlscheck: Tlscheck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stack, "cluster", lambda _: ["--context", "mine"])
+    observed = {"agrees": False, "client": {}, "server": {}}
+    row = {"from": "bookinfo/reviews-v1-x", "to": "bookinfo/ratings-v1-x", "observed": observed}
+    row |= {"host": "ratings.bookinfo.svc.cluster.local", "effective": "ISTIO_MUTUAL"}
+    tlscheck.code, tlscheck.out = 1, json.dumps({"rows": [row]})
+    proof, proven = command._verify(_stack(), _OUTPUTS, _PATHS)
+    assert (proven, proof.splitlines()[-1].split()[-2:]) == (False, ["disagree", "❌"])
+    assert tlscheck.words[3:5] == ["--context", "mine"]
+    assert tlscheck.words[-3:] == ["--proxies", "--to", "*.bookinfo"]
+
+
+def test_a_cluster_that_cannot_be_read_is_no_proof(
+    tlscheck: Tlscheck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stack, "cluster", lambda _: [])
+    tlscheck.code = 2
+    with pytest.raises(LabError, match="no such context"):
+        command._verify(_stack(), _OUTPUTS, _PATHS)
+
+
+@pytest.mark.parametrize(("configured", "code"), [("ISTIO_MUTUAL", 0), ("PLAINTEXT", 1)])
+def test_up_ends_with_the_proof_and_fails_when_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    proofs: list[Proof],
+    configured: str,
+    code: int,
+) -> None:
+    def told(_: Stack, outputs: dict[str, Any], url: str | None, proof: str) -> str:
+        return f"{outputs['profile']} {url}\n{proof}"
+
+    proofs[:] = [_proof(configured=configured)]
+    monkeypatch.setattr(command, "_outputs", lambda _: _OUTPUTS)
+    monkeypatch.setattr(command, "_rows", lambda *_: [])
+    monkeypatch.setattr(command, "_on", lambda *_: True)
+    monkeypatch.setattr(command, "summarise", told)
+    stack = _stack(Path("Pulumi.dev.yaml"))
+    assert command._summary(stack, _PATHS) == code
+    said = capsys.readouterr()
+    assert configured in said.out
+    assert ("should be" in said.err) == bool(code)
+
+
+def test_where_no_pod_runs_up_says_that_nothing_is_proven(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "_outputs", lambda _: _OUTPUTS)
+    monkeypatch.setattr(command, "_on", lambda *_: False)
+    monkeypatch.setattr(command, "summarise", lambda *words: str(words[-1]))
+    assert command._summary(_stack(Path("Pulumi.dev.yaml")), _PATHS) == 0
+    assert "not proven" in capsys.readouterr().out
