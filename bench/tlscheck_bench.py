@@ -2,19 +2,27 @@
 
 The mesh is made from a seed: 100 namespaces, 1,000 services, 3,000 pods and 500 policies, times
 the scale. Times are of the processor, so that a busy machine does not count. Each scale has a
-process of its own, so that the memory of one is not that of another.
+process of its own, so that the memory of one is not that of another. Last, both commands on one
+file: `istioctl analyze --use-kube=false` (istioctl from PATH or the lab's toolchain) and tlscheck.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+from lab.toolchain import ensure
 from tlscheck import MeshConfig, World
 from tlscheck.evaluate import rows, summary, warnings
 
@@ -118,8 +126,64 @@ def measure(scale: int) -> None:
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What a command took."""
+
+    wall: float
+    """Seconds."""
+    cpu: float
+    """Seconds of all its threads, in user mode and in the kernel."""
+    peak: float
+    """Resident memory at its highest, MB."""
+
+    def text(self, unit: Cost) -> str:
+        """Figures, and how they compare with those of another command."""
+        parts = (
+            f"wall {self.wall:7.2f} s ({self.wall / unit.wall:5.2f})",
+            f"CPU {self.cpu:7.2f} s ({self.cpu / unit.cpu:5.2f})",
+            f"peak {self.peak:5.0f} MB ({self.peak / unit.peak:5.2f})",
+        )
+        return "  ".join(parts)
+
+
+def cost(*command: str) -> Cost:
+    """Run a command to its end, whatever it finds."""
+    words = (sys.executable, "-m", "bench.cost", *command)
+    found = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+    return Cost(**json.loads(found.stdout))
+
+
+def beside(scale: int) -> None:
+    """Compare tlscheck's command with istioctl's analysis of the same objects."""
+    istioctl = str(ensure(["istioctl"]).bin_dir / "istioctl")
+    objects = mesh(scale)
+    tlscheck = (sys.executable, "-m", "tlscheck", "-f")
+    with tempfile.TemporaryDirectory() as folder:
+        written, short, fast = (Path(folder) / n for n in ("mesh.yaml", "few.yaml", "mesh.json"))
+        written.write_text(yaml.dump_all(objects, Dumper=yaml.CSafeDumper))
+        short.write_text(yaml.dump_all(objects[:5], Dumper=yaml.CSafeDumper))
+        fast.write_text(json.dumps({"kind": "List", "items": objects}))
+        analysed = cost(istioctl, "analyze", "--use-kube=false", str(written))
+        pair = ("app-101-0.ns-1", "app-7.ns-7")
+        commands = {
+            "tlscheck, every edge": (*tlscheck, str(written)),
+            "tlscheck, one client": (*tlscheck, str(written), "--from", pair[0]),
+            "tlscheck, one pair": (*tlscheck, str(written), *pair),
+            "tlscheck, one pair, JSON": (*tlscheck, str(fast), *pair),
+            "tlscheck, 5 objects": (*tlscheck, str(short)),
+        }
+        size = written.stat().st_size / 1e6
+        sys.stdout.write(
+            f"\n{len(objects)} objects in {size:.1f} MB of YAML; in brackets: as a multiple of "
+            f"istioctl analyze\n{'istioctl analyze':26}{analysed.text(analysed)}\n"
+        )
+        for name, command in commands.items():
+            sys.stdout.write(f"{name:26}{cost(*command).text(analysed)}\n")
+
+
 def main() -> None:
-    """Measure one scale, or each of three in a process of its own."""
+    """Measure one scale, or each of three in a process of its own, and the commands."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=int, help="one scale only, in this process")
     scale = parser.parse_args().scale
@@ -129,6 +193,7 @@ def main() -> None:
     for each in (1, 2, 4):
         command = [sys.executable, "-m", "bench.tlscheck_bench", "--scale", str(each)]
         subprocess.run(command, check=True)
+    beside(1)
 
 
 if __name__ == "__main__":
