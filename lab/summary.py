@@ -37,11 +37,14 @@ def summarise(stack: Stack, outputs: dict[str, Any], url: str | None, proof: str
 
 def text(outputs: Mapping[str, Any], pods: Iterable[Mapping[str, Any]], proof: str = "") -> str:
     """The summary of these stack outputs, pods and proof."""
+    # an exception and its reason are part of the mode's words
+    width = max(len(mode) for mode in outputs["mtls"].values())
+    width = max(width, len("PERMISSIVE")) + 3
     lines = [
         "",
         f"Istio {outputs['istioVersion']} ({outputs['profile']}) on {outputs['kubeContext']}",
         "",
-        f"  {'NAMESPACE':<16}{'MTLS':<13}{'PODS READY':<13}{'WITH SIDECAR':<15}SIMULATED",
+        f"  {'NAMESPACE':<16}{'MTLS':<{width}}{'PODS READY':<13}{'WITH SIDECAR':<15}SIMULATED",
     ]
     counted: dict[str, Counter[str]] = {namespace: Counter() for namespace in outputs["mtls"]}
     for pod in pods:
@@ -54,7 +57,7 @@ def text(outputs: Mapping[str, Any], pods: Iterable[Mapping[str, Any]], proof: s
         count = counted[namespace]
         ready = f"{count['ready']} of {count['all']}"
         lines.append(
-            f"  {namespace:<16}{mode:<13}{ready:<13}{count['sidecar']:<15}{count['simulated']}"
+            f"  {namespace:<16}{mode:<{width}}{ready:<13}{count['sidecar']:<15}{count['simulated']}"
         )
     if proof:
         lines += ["", *(f"  {line}" for line in proof.splitlines())]

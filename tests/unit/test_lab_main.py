@@ -14,6 +14,7 @@ from lab.lifecycle import LabError
 from lab.paths import LabPaths
 from lab.playground import Answer
 from lab.stack import Stack
+from lab.summary import text
 from lab.verify import Proof
 
 _OUTPUTS = {
@@ -140,3 +141,12 @@ def test_where_no_pod_runs_up_says_that_nothing_is_proven(
     monkeypatch.setattr(command, "summarise", lambda *words: str(words[-1]))
     assert command._summary(_stack(Path("Pulumi.dev.yaml")), _PATHS) == 0
     assert "not proven" in capsys.readouterr().out
+
+
+def test_a_long_mode_pushes_its_columns_aside() -> None:
+    modes = {"istio-system": "STRICT", "bookinfo": "STRICT, except app=ratings DISABLE (old)"}
+    outputs = {**_OUTPUTS, "mtls": modes, "istioVersion": "1.31.0", "kubeContext": "lab"}
+    lines = text(outputs, []).splitlines()
+    head = next(line for line in lines if "PODS READY" in line)
+    rows = [line for line in lines if "0 of 0" in line]
+    assert {line.index("0 of 0") for line in rows} == {head.index("PODS READY")}
