@@ -1,4 +1,4 @@
-"""Istio, Bookinfo and mutual TLS: settings in, components wired, outputs out.
+"""Istio, Bookinfo, mutual TLS and what shows them: settings in, components wired, outputs out.
 
 What waits for what between components is written here and nowhere else.
 """
@@ -9,10 +9,20 @@ import pulumi
 
 from components import bookinfo, gateway
 from components.cluster import connect
-from components.control_plane import ControlPlane, ControlPlaneArgs
-from components.kinds import ClusterAccess, Distribution
+from components.control_plane import ControlPlane, ControlPlaneArgs, TraceCollector
+from components.kinds import ROOT_NAMESPACE, ClusterAccess, Distribution
 from components.mesh_namespace import MeshNamespace, MeshNamespaceArgs
 from components.mtls import MtlsHost, MutualTls, MutualTlsArgs
+from components.observability import (
+    OTLP_GRPC_PORT,
+    TRACING_PROVIDER,
+    MeshTelemetry,
+    MeshTelemetryArgs,
+    Observability,
+    ObservabilityArgs,
+    Part,
+    collector_host,
+)
 from settings import Settings
 
 settings = Settings.load()
@@ -21,6 +31,10 @@ access = ClusterAccess(kubeconfig=settings.kubeconfig, context=settings.kube_con
 cluster = connect(access)
 cluster.check_control_plane(stack=stack)
 cluster.check_namespace(settings.namespace, adopt=settings.adopt_namespace, stack=stack)
+if settings.observability and settings.observability_namespace != ROOT_NAMESPACE:
+    cluster.check_own_namespace(
+        "observabilityNamespace", settings.observability_namespace, stack=stack
+    )
 provider = cluster.provider("cluster")
 
 
@@ -35,6 +49,7 @@ istio = Distribution(
     profile=settings.profile,
     timeout_s=settings.timeout_s,
 )
+traced = Part.JAEGER in settings.observability
 control_plane = ControlPlane(
     "istio",
     ControlPlaneArgs(
@@ -43,8 +58,14 @@ control_plane = ControlPlane(
         stack=stack,
         image_hub=settings.image_hub,
         image_tag=settings.image_tag,
-        access_log=settings.access_log,
         trace_sampling=settings.trace_sampling,
+        trace_collector=TraceCollector(
+            provider=TRACING_PROVIDER,
+            host=collector_host(settings.observability_namespace),
+            port=OTLP_GRPC_PORT,
+        )
+        if traced
+        else None,
         outbound_traffic_policy=settings.outbound_traffic_policy,
         telemetry=settings.telemetry,
         istiod_env=settings.istiod_env,
@@ -108,6 +129,30 @@ if settings.bookinfo:
         if ingress
         else bookinfo.how_to_open(namespace.namespace, kubectl),
     )
+if traced or settings.access_log is not None:
+    MeshTelemetry(
+        "telemetry",
+        MeshTelemetryArgs(
+            tracing=TRACING_PROVIDER if traced else None, access_log=settings.access_log
+        ),
+        after(control_plane),
+    )
+if settings.observability:
+    observability = Observability(
+        "observability",
+        ObservabilityArgs(
+            parts=settings.observability,
+            stack=stack,
+            namespace=settings.observability_namespace,
+            prometheus_retention=settings.prometheus_retention,
+            prometheus_storage=settings.prometheus_storage,
+            kiali_auth=settings.kiali_auth,
+            grafana_admin_password=settings.grafana_admin_password,
+        ),
+        # no sidecars: what shows the mesh need not wait for it
+        after(control_plane.root),
+    )
+    pulumi.export("observability", {part.value: url for part, url in observability.urls.items()})
 pulumi.export("istioVersion", settings.istio_version)
 pulumi.export("profile", settings.profile.value)
 pulumi.export("kubeContext", settings.kube_context)

@@ -12,7 +12,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -21,13 +21,15 @@ from typing import Any, TypeVar
 
 import pulumi
 import yaml
-from pulumi.runtime.config import CONFIG, get_config_env
+from pulumi.runtime.config import CONFIG, get_config_env, is_config_secret
 
 from components.bookinfo import WORKLOADS
 from components.control_plane import OutboundTrafficPolicy
 from components.gateway import ServiceType
 from components.kinds import ROOT_NAMESPACE, ChartSource, Profile
 from components.mtls import MtlsException, MtlsMode, MtlsScope
+from components.observability import KialiAuth, Part
+from components.observability.prometheus import retention_problem, storage_problem
 
 _PROJECT_FILE = Path(__file__).with_name("Pulumi.yaml")
 
@@ -56,6 +58,10 @@ _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?", re.ASCII)
 _PERCENTAGE = re.compile(r"\d{1,3}(\.\d+)?", re.ASCII)
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)", re.ASCII)
 _WHOLE_NUMBER = re.compile(r"-?\d{1,9}", re.ASCII)
+
+_PASSWORD = "grafanaAdminPassword"  # noqa: S105 the setting's name
+_HIDDEN = "[secret]"
+"""Stands for a value that is never written; Pulumi's CLI writes the same."""
 
 _Path = tuple[str | int, ...]
 """Where a value stands: the setting, then fields and indexes."""
@@ -205,6 +211,24 @@ class Settings:
     mtls_hosts: tuple[str, ...]
     """Services of the namespace that get a DestinationRule with ISTIO_MUTUAL."""
 
+    observability: tuple[Part, ...]
+    """What is installed to observe the mesh, in the order of `Part`."""
+
+    observability_namespace: str
+    """Where it runs: the root namespace, or one that the stack creates."""
+
+    prometheus_retention: str
+    """How long samples are kept: a number and h, d, w or y."""
+
+    prometheus_storage: str | None
+    """Size of Prometheus' volume; None: samples go with the pod."""
+
+    kiali_auth: KialiAuth
+    """How people log in to Kiali."""
+
+    grafana_admin_password: str | None = field(repr=False)
+    """A secret, which the components make one for Pulumi; None: one is generated."""
+
     @classmethod
     def load(cls, config: pulumi.Config | None = None) -> Settings:
         """Read and check the stack's configuration.
@@ -251,11 +275,18 @@ class Settings:
             mtls_scope=read.choice("mtlsScope", MtlsScope),
             mtls_exceptions=_Exceptions(read, mode).load(),
             mtls_hosts=_mtls_hosts(read),
+            observability=_observability(read),
+            observability_namespace=read.text("observabilityNamespace"),
+            prometheus_retention=_prometheus_retention(read),
+            prometheus_storage=_prometheus_storage(read),
+            kiali_auth=read.choice("kialiAuth", KialiAuth),
+            grafana_admin_password=_grafana_admin_password(read),
         )
         _check_chart_source(read, settings)
         _check_egress(read, settings)
         _check_namespace(read, settings)
         _check_hosts(read, settings)
+        _check_observability_namespace(read, settings)
         if read.problems:
             raise SettingsError(read.problems)
         return settings
@@ -276,14 +307,22 @@ class _Reader:
         self._defaults = {declared.key: declared.default for declared in declarations()}
 
     def refuse(self, path: str | _Path, value: object, allowed: str, fix: str) -> None:
-        """Note a problem."""
+        """Note a problem. Of a secret neither the value nor a command with it is written."""
         path = (path,) if isinstance(path, str) else path
         self._unsound.add(path[0])
+        if value != _HIDDEN and self.secret(str(path[0])):
+            value, fix = _HIDDEN, _remove(path[:1])
+            if path[0] in self._defaults:
+                fix += ", then set it without --secret"
         self.problems.append(Problem(key=_written(path), value=value, allowed=allowed, fix=fix))
 
     def sound(self, *keys: str) -> bool:
         """Whether nothing is wrong with any of these settings so far."""
         return self._unsound.isdisjoint(keys)
+
+    def secret(self, key: str) -> bool:
+        """Whether the setting's value must not be written, because somebody took care of that."""
+        return is_config_secret(f"{self._config.name}:{key}")
 
     def default(self, key: str) -> str:
         """The declared default."""
@@ -360,7 +399,11 @@ class _Reader:
             if not name.startswith(prefix) or key in self._defaults:
                 continue
             parent, value = re.split(r"[.\[]", key)[0], configured[name]
-            if parent in self._defaults:
+            meant = parent if parent in self._defaults else _nearest(key, tuple(self._defaults), "")
+            if meant == _PASSWORD:
+                fix = f"{_remove((key,))} && pulumi config set --secret {_PASSWORD}"
+                self.refuse(key, _HIDDEN, f"did you mean {_PASSWORD}?", fix)
+            elif parent in self._defaults:
                 fix = f"{_remove((key,))} && {_set((key,), value, nested=True)}"
                 self.refuse(key, value, f"what is inside {parent} is set with --path", fix)
             else:
@@ -411,8 +454,8 @@ class _Exceptions:
         return tuple(found.values())
 
     def _one(self, path: _Path, item: Mapping[str, object]) -> MtlsException:
-        for field in sorted(item.keys() - set(self._FIELDS)):
-            self._read.refuse_unknown(path, field, item[field], self._FIELDS)
+        for unknown in sorted(item.keys() - set(self._FIELDS)):
+            self._read.refuse_unknown(path, unknown, item[unknown], self._FIELDS)
         return MtlsException(
             selector=self._selector((*path, "selector"), item.get("selector")),
             port=self._port((*path, "port"), item.get("port")),
@@ -535,6 +578,67 @@ def _mtls_hosts(read: _Reader) -> tuple[str, ...]:
         elif item in items[:index]:
             read.refuse(path, item, "every service once", _remove(path))
     return tuple(map(str, items))
+
+
+def _observability(read: _Reader) -> tuple[Part, ...]:
+    key = "observability"
+    items = read.data(key, list, f"a list of {', '.join(Part)}", _set((key, 0), Part.PROMETHEUS))
+    for index, item in enumerate(items):
+        path = (key, index)
+        if not isinstance(item, str) or item not in set(Part):
+            allowed, near = ", ".join(Part), _nearest(item, Part, "")
+            if near:
+                allowed = f"did you mean {near}? There are {allowed}"
+            read.refuse(path, item, allowed, _set(path, near) if near else _remove(path))
+        elif item in items[:index]:
+            read.refuse(path, item, "every part once", _remove(path))
+    parts = tuple(part for part in Part if part in items)
+    asking = [part for part in parts if part.needs_prometheus]
+    if read.sound(key) and asking and Part.PROMETHEUS not in parts:
+        allowed = f"{Part.PROMETHEUS} too: {' and '.join(asking)} would have nothing to show"
+        read.refuse(key, items, allowed, _set((key, len(items)), Part.PROMETHEUS))
+    return parts
+
+
+def _prometheus_retention(read: _Reader) -> str:
+    key = "prometheusRetention"
+    value = read.text(key)
+    if allowed := retention_problem(value):
+        read.refuse(key, value, allowed, read.back_to_default(key))
+    return value
+
+
+def _prometheus_storage(read: _Reader) -> str | None:
+    key = "prometheusStorage"
+    value = read.text(key)
+    if value and (allowed := storage_problem(value)):
+        allowed += ", or empty (samples go with the pod)"
+        read.refuse(key, value, allowed, _set((key,), "10Gi"))
+    return value or None
+
+
+def _grafana_admin_password(read: _Reader) -> str | None:
+    value = read.text(_PASSWORD)
+    if value and not read.secret(_PASSWORD):
+        # and if it stands in a file that was committed, it is known
+        allowed = "a secret, which plain configuration is not; or empty (one is generated)"
+        fix = f"pulumi config set --secret {_PASSWORD}, with another password"
+        read.refuse(_PASSWORD, _HIDDEN, allowed, fix)
+    return value or None
+
+
+def _check_observability_namespace(read: _Reader, settings: Settings) -> None:
+    key = "observabilityNamespace"
+    name = settings.observability_namespace
+    if not _DNS_LABEL.fullmatch(name):
+        allowed = "1 to 63 small letters, digits and dashes, no dash first or last"
+    elif name == "default" or name.startswith("kube-"):
+        allowed = f"{ROOT_NAMESPACE}, or a namespace that does not exist yet, not default or kube-*"
+    elif read.sound("namespace") and name == settings.namespace:
+        allowed = f"another one than namespace, {name}: its pods join the mesh, these do not"
+    else:
+        return
+    read.refuse(key, name, allowed, read.back_to_default(key))
 
 
 def _check_chart_source(read: _Reader, settings: Settings) -> None:

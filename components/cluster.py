@@ -121,6 +121,33 @@ class Cluster:
             )
         self._refuse_other_injection(name, found)
 
+    def check_own_namespace(self, setting: str, name: str, *, stack: str) -> None:
+        """Make sure that a namespace that is never adopted can be created.
+
+        Args:
+            setting: The setting that names it, for the error's advice.
+            name: The namespace.
+            stack: Name of this stack, as written on the namespaces that it creates.
+
+        Raises:
+            ClusterError: It exists and another made it, or it is being deleted.
+        """
+        found = self._namespace(name)
+        if found is None:
+            return
+        self._refuse_terminating(setting, name, found)
+        if (owner := _owner(found)) != stack:
+            raise ClusterError(
+                _problem(
+                    setting,
+                    name,
+                    "a namespace that does not exist yet; this one was made by "
+                    f"{owner or 'somebody else'}",
+                    f"pulumi config set {setting} NAME, or "
+                    f"{self._access.kubectl()} delete namespace {name} (with all it holds)",
+                )
+            )
+
     def provider(self, name: str) -> Provider:
         """The provider that every resource of the program is given.
 

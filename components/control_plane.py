@@ -44,6 +44,7 @@ __all__ = [
     "IstiodValues",
     "OutboundTrafficPolicy",
     "Profile",
+    "TraceCollector",
     "ask_validation_webhook",
     "base_values",
     "istiod_values",
@@ -74,9 +75,21 @@ class _Validation(TypedDict):
     validationFailurePolicy: Literal["Fail"]
 
 
+class _Collector(TypedDict):
+    service: str
+    port: int
+
+
+class _Provider(TypedDict):
+    name: str
+    opentelemetry: NotRequired[_Collector]
+    envoyOtelAls: NotRequired[_Collector]
+    skywalking: NotRequired[_Collector]
+
+
 class _MeshConfig(TypedDict):
-    accessLogFile: NotRequired[str]
     outboundTrafficPolicy: dict[Literal["mode"], str]
+    extensionProviders: NotRequired[list[_Provider]]
 
 
 class _Pilot(TypedDict, total=False):
@@ -112,6 +125,20 @@ IstiodValues = TypedDict(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TraceCollector:
+    """Where proxies can send traces, if a Telemetry tells them to."""
+
+    provider: str
+    """Its name in meshConfig.extensionProviders, by which a Telemetry asks for it."""
+
+    host: str
+    """The full name of a Service, NAME.NAMESPACE.svc.cluster.local."""
+
+    port: int
+    """The Service's port that takes OTLP over gRPC, 1 to 65535."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ControlPlaneArgs:
     """What an operator may choose about Istio's control plane."""
 
@@ -130,14 +157,11 @@ class ControlPlaneArgs:
     image_tag: str | None = None
     """Tag of Istio's images; None = the chart's, for a folder `version`."""
 
-    access_log: bool | None = None
-    """Whether the proxies log every request to their standard output; None = the profile's choice.
-
-    https://istio.io/latest/docs/tasks/observability/logs/access-log/
-    """
-
     trace_sampling: float | None = None
     """Percentage of requests that are traced, 0 to 100; None = the profile's choice."""
+
+    trace_collector: TraceCollector | None = None
+    """A tracing provider that must be there, beside the profile's; one of its name is replaced."""
 
     outbound_traffic_policy: OutboundTrafficPolicy = OutboundTrafficPolicy.ALLOW_ANY
     """What happens to traffic that leaves the mesh."""
@@ -177,8 +201,13 @@ def base_values(args: ControlPlaneArgs) -> BaseValues:
 def istiod_values(args: ControlPlaneArgs) -> IstiodValues:
     """Values of chart `istiod` for these arguments; what is not chosen is left to the profile."""
     mesh: _MeshConfig = {"outboundTrafficPolicy": {"mode": args.outbound_traffic_policy.value}}
-    if args.access_log is not None:
-        mesh["accessLogFile"] = "/dev/stdout" if args.access_log else ""
+    theirs = _DEMO_PROVIDERS if args.istio.profile is Profile.DEMO else ()
+    if args.trace_collector is not None:
+        ours = _provider(args.trace_collector)
+        if ours not in theirs:
+            # a list replaces the profile's: what is in there must be said again
+            others = [one for one in theirs if one["name"] != ours["name"]]
+            mesh["extensionProviders"] = [*others, ours]
 
     # Under `pilot` and not beside it, though the chart takes both: a profile's `pilot` wins over
     # what stands beside it (templates/zzy_descope_legacy.yaml).
@@ -213,6 +242,35 @@ def istiod_values(args: ControlPlaneArgs) -> IstiodValues:
     if images:
         values["global"] = images
     return values
+
+
+def _provider(collector: TraceCollector) -> _Provider:
+    return {
+        "name": collector.provider,
+        "opentelemetry": {"service": collector.host, "port": collector.port},
+    }
+
+
+# meshConfig.extensionProviders of the charts' files/profile-demo.yaml
+_OTEL: _Collector = {
+    "service": "opentelemetry-collector.observability.svc.cluster.local",
+    "port": 4317,
+}
+_DEMO_PROVIDERS: tuple[_Provider, ...] = (
+    {"name": "otel", "envoyOtelAls": _OTEL},
+    {
+        "name": "skywalking",
+        "skywalking": {"service": "tracing.istio-system.svc.cluster.local", "port": 11800},
+    },
+    {"name": "otel-tracing", "opentelemetry": _OTEL},
+    {
+        "name": "jaeger",
+        "opentelemetry": {
+            "service": "jaeger-collector.istio-system.svc.cluster.local",
+            "port": 4317,
+        },
+    },
+)
 
 
 def ask_validation_webhook(access: ClusterAccess) -> Callable[[], str]:
@@ -310,6 +368,9 @@ class ControlPlane(ComponentResource):
     namespace: str
     """The control plane's namespace, and Istio's root namespace."""
 
+    root: Namespace
+    """The same as a resource: what is in it and is no part of the mesh waits for it alone."""
+
     istiod: Release
     """istiod; ready when its validation webhook has answered."""
 
@@ -318,7 +379,7 @@ class ControlPlane(ComponentResource):
     ) -> None:
         super().__init__("service-mesh:control_plane:ControlPlane", name, {}, opts)
         self.namespace = ROOT_NAMESPACE
-        namespace = Namespace(
+        self.root = Namespace(
             f"{name}-namespace",
             metadata=metadata(ROOT_NAMESPACE, annotations={STACK_ANNOTATION: args.stack}),
             opts=child(self, delete_timeout="5m"),
@@ -331,7 +392,7 @@ class ControlPlane(ComponentResource):
             values=base_values(args),
             postrender=None if args.keep_crds else _DROP_KEEP_POLICY,
             parent=self,
-            after=[namespace],
+            after=[self.root],
         )
 
         async def webhooks_answer(_: ResourceHookArgs) -> None:

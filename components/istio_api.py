@@ -132,6 +132,32 @@ class VirtualServiceSpec(TypedDict):
     http: list[HttpRoute]
 
 
+class ProviderRef(TypedDict):
+    """A provider of meshConfig.extensionProviders, by name."""
+
+    name: str
+
+
+class Tracing(TypedDict):
+    """Where traces go."""
+
+    providers: list[ProviderRef]
+
+
+class AccessLogging(TypedDict):
+    """Whether, and by which provider, requests are logged."""
+
+    providers: list[ProviderRef]
+    disabled: bool
+
+
+class TelemetrySpec(TypedDict):
+    """https://istio.io/latest/docs/reference/config/telemetry/."""
+
+    tracing: NotRequired[list[Tracing]]
+    accessLogging: NotRequired[list[AccessLogging]]
+
+
 class _IstioResource(CustomResource):
     """One Istio object; a subclass says its API version, kind and the type of its spec."""
 
@@ -249,6 +275,31 @@ class VirtualService(_IstioResource):
             resource_name,
             api_version="networking.istio.io/v1",
             kind="VirtualService",
+            name=name,
+            namespace=namespace,
+            spec=spec,
+            annotations=annotations,
+            opts=opts,
+        )
+
+
+class Telemetry(_IstioResource):
+    """What the proxies of a mesh, a namespace or some workloads tell of their traffic."""
+
+    def __init__(
+        self,
+        resource_name: str,
+        *,
+        name: str,
+        namespace: str,
+        spec: TelemetrySpec,
+        annotations: Mapping[str, str] | None = None,
+        opts: ResourceOptions | None = None,
+    ) -> None:
+        super().__init__(
+            resource_name,
+            api_version="telemetry.istio.io/v1",
+            kind="Telemetry",
             name=name,
             namespace=namespace,
             spec=spec,

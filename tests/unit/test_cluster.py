@@ -357,6 +357,32 @@ def test_somebody_elses_namespace_is_refused_with_three_ways_out(
     ]
 
 
+def test_a_namespace_that_is_never_adopted_is_refused_without_that_way_out(
+    api: Api, reached: Cluster, tmp_path: Path
+) -> None:
+    api.has_namespace("watch", stack=OTHER_STACK)
+    with pytest.raises(ClusterError) as error:
+        reached.check_own_namespace("observabilityNamespace", "watch", stack=STACK)
+    assert str(error.value).splitlines() == [
+        'observabilityNamespace is "watch"',
+        "  allowed: a namespace that does not exist yet; this one was made by shop/live",
+        "  fix:     pulumi config set observabilityNamespace NAME, or "
+        f"kubectl --kubeconfig {tmp_path}/config --context kind "
+        "delete namespace watch (with all it holds)",
+    ]
+
+
+def test_a_namespace_of_ones_own_may_be_new_or_there_and_not_on_its_way_out(
+    api: Api, reached: Cluster
+) -> None:
+    reached.check_own_namespace("observabilityNamespace", "watch", stack=STACK)
+    api.has_namespace("watch", stack=STACK)
+    reached.check_own_namespace("observabilityNamespace", "watch", stack=STACK)
+    api.has_namespace("watch", stack=STACK, deleted="2026-01-01T00:00:00Z")
+    with pytest.raises(ClusterError, match="watch is being deleted"):
+        reached.check_own_namespace("observabilityNamespace", "watch", stack=STACK)
+
+
 def test_another_stacks_namespace_is_refused_with_its_name(api: Api, reached: Cluster) -> None:
     api.has_namespace("shop", stack=OTHER_STACK)
     assert f"this one was made by {OTHER_STACK}" in namespace_refusal(reached)[1]

@@ -22,6 +22,7 @@ from components.control_plane import (
     ControlPlane,
     ControlPlaneArgs,
     OutboundTrafficPolicy,
+    TraceCollector,
     ask_validation_webhook,
     base_values,
     istiod_values,
@@ -60,12 +61,16 @@ def paths(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
             yield from paths(value, f"{above}{key}.")
 
 
+COLLECTOR = TraceCollector(
+    provider="jaeger", host="jaeger-collector.observe.svc.cluster.local", port=4317
+)
+
 EVERYTHING = arguments(
     charts=FOLDER,
     profile=Profile.DEMO,
     image_hub="registry.example/istio",
     image_tag="1.2.3",
-    access_log=True,
+    trace_collector=COLLECTOR,
     trace_sampling=12.5,
     istiod_env={"PILOT_ENABLE_ALPN_FILTER": "false"},
 )
@@ -177,15 +182,41 @@ def test_a_profile_is_named_only_to_charts_that_have_it(chart: str, profile: Pro
     assert named == (profile.value if has else None), "the chart fails on a profile it lacks"
 
 
-@pytest.mark.parametrize(
-    ("access_log", "written"),
-    [(None, {}), (True, {"accessLogFile": "/dev/stdout"}), (False, {"accessLogFile": ""})],
-)
-def test_access_log_unset_on_and_off(*, access_log: bool | None, written: dict[str, str]) -> None:
-    mesh = dict(istiod_values(arguments(access_log=access_log))["meshConfig"])
+def providers(**changes: Any) -> list[dict[str, Any]]:
+    """meshConfig.extensionProviders as istiod's templates see them."""
+    mesh = effective(dict(istiod_values(arguments(**changes))))["meshConfig"]
+    return list(mesh.get("extensionProviders", []))
 
-    del mesh["outboundTrafficPolicy"]
-    assert mesh == written
+
+@pytest.mark.parametrize("profile", list(Profile))
+def test_a_collector_is_there_once_beside_the_profiles_providers(profile: Profile) -> None:
+    before = [one for one in providers(profile=profile) if one["name"] != "jaeger"]
+
+    assert providers(profile=profile, trace_collector=COLLECTOR) == [
+        *before,
+        {
+            "name": "jaeger",
+            "opentelemetry": {
+                "service": "jaeger-collector.observe.svc.cluster.local",
+                "port": 4317,
+            },
+        },
+    ]
+
+
+def test_demos_own_collector_is_not_said_again() -> None:
+    own = dataclasses.replace(COLLECTOR, host="jaeger-collector.istio-system.svc.cluster.local")
+    values = istiod_values(arguments(profile=Profile.DEMO, trace_collector=own))
+
+    assert "extensionProviders" not in values["meshConfig"]
+    [found] = [one for one in providers(profile=Profile.DEMO) if one["name"] == "jaeger"]
+    assert found["opentelemetry"] == {"service": own.host, "port": own.port}
+
+
+def test_without_a_collector_the_profiles_providers_stay() -> None:
+    for profile in Profile:
+        values = istiod_values(arguments(profile=profile))
+        assert "extensionProviders" not in values["meshConfig"]
 
 
 def test_trace_sampling_unset_some_and_none() -> None:
@@ -271,7 +302,7 @@ def test_demo_is_istioctls_demo() -> None:
 # Fields of Istio's MeshConfig, which the chart passes on without knowing them
 # (https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/).
 MESH_CONFIG = {
-    "meshConfig.accessLogFile",
+    "meshConfig.extensionProviders",
     "meshConfig.outboundTrafficPolicy",
     "meshConfig.outboundTrafficPolicy.mode",
 }

@@ -21,6 +21,7 @@ from components.mtls import (
     MutualTls,
     MutualTlsArgs,
 )
+from components.observability import MeshTelemetry, MeshTelemetryArgs
 from tests.unit import charts
 from tests.unit.conftest import Deploy
 
@@ -69,6 +70,12 @@ MTLS = [
     ),
 ]
 
+TELEMETRY = [
+    MeshTelemetryArgs(tracing="jaeger"),
+    MeshTelemetryArgs(access_log=False),
+    MeshTelemetryArgs(tracing="jaeger", access_log=True),
+]
+
 
 @pytest.mark.parametrize("args", MTLS)
 def test_mutual_tls_fits_the_crds(deploy: Deploy, args: MutualTlsArgs) -> None:
@@ -90,12 +97,20 @@ def test_bookinfos_way_in_fits_the_crds(deploy: Deploy) -> None:
         validate(dict(one.inputs))
 
 
-def test_every_kind_is_written_in_the_version_the_chart_stores(deploy: Deploy) -> None:
-    """Another version would be converted, and come back different from what was declared."""
+@pytest.mark.parametrize("args", TELEMETRY)
+def test_telemetry_fits_the_crds(deploy: Deploy, args: MeshTelemetryArgs) -> None:
+    [found] = deploy(lambda opts: MeshTelemetry("telemetry", args, opts)).of_kind("Telemetry")
+
+    validate(dict(found.inputs))
+
+
+def test_every_kind_comes_back_from_the_store_as_it_was_written(deploy: Deploy) -> None:
+    """In the version the chart stores, or one of the same schema: no conversion is declared."""
 
     def build(opts: pulumi.ResourceOptions) -> None:
         Bookinfo("bookinfo", BookinfoArgs(namespace="shop", ingress=INGRESS), opts)
         MutualTls("mtls", MTLS[-1], opts)
+        MeshTelemetry("telemetry", TELEMETRY[-1], opts)
 
     written = {
         (one.inputs["apiVersion"], one.inputs["kind"])
@@ -107,9 +122,13 @@ def test_every_kind_is_written_in_the_version_the_chart_stores(deploy: Deploy) -
         "DestinationRule",
         "Gateway",
         "PeerAuthentication",
+        "Telemetry",
         "VirtualService",
     }
-    assert written <= charts.stored_versions()
+    assert "conversion:" not in charts.crds()
+    stored = {kind: charts.crd_schemas()[api, kind] for api, kind in charts.stored_versions()}
+    for api, kind in written:
+        assert charts.crd_schemas()[api, kind] == stored[kind], kind
 
 
 RULE = {

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from components.control_plane import ControlPlaneArgs, OutboundTrafficPolicy
 from components.gateway import ServiceType
 from components.kinds import ClusterAccess, Distribution, Profile
 from components.mtls import MtlsException, MtlsMode, MtlsScope, MutualTlsArgs
+from components.observability import KialiAuth, ObservabilityArgs, Part, PrometheusArgs
 from settings import Settings, SettingsError, declarations
 
 ROOT = Path(__file__).parents[2]
@@ -36,12 +37,15 @@ def load() -> Iterator[Load]:
     """Settings.load as in a stack with these keys; lists and objects as Pulumi passes them."""
     before = CONFIG.get()
 
-    def _load(**values: object) -> Settings:
-        set_all_config({f"service-mesh:{key}": as_config(value) for key, value in values.items()})
+    def _load(*, secret: Sequence[str] = (), **values: object) -> Settings:
+        set_all_config(
+            {f"service-mesh:{key}": as_config(value) for key, value in values.items()},
+            [f"service-mesh:{key}" for key in secret],
+        )
         return Settings.load(pulumi.Config("service-mesh"))
 
     yield _load
-    CONFIG.set(before)
+    set_all_config(before, [])
 
 
 def as_config(value: object) -> str:
@@ -79,6 +83,11 @@ def test_every_default_of_pulumi_yaml_is_valid(load: Load) -> None:
     assert (settings.namespace, settings.adopt_namespace) == ("bookinfo", False)
     assert (settings.mtls_mode, settings.mtls_scope) == (MtlsMode.STRICT, MtlsScope.MESH)
     assert (settings.mtls_exceptions, settings.mtls_hosts) == ((), ())
+    assert settings.observability == ()
+    assert settings.observability_namespace == "istio-system"
+    assert (settings.prometheus_retention, settings.prometheus_storage) == ("15d", None)
+    assert settings.kiali_auth is KialiAuth.TOKEN, "anonymous must be asked for"
+    assert settings.grafana_admin_password is None
 
 
 def test_the_dev_stack_loads(load: Load) -> None:
@@ -89,11 +98,12 @@ def test_the_dev_stack_loads(load: Load) -> None:
     assert settings.keep_crds is False
     assert settings.gateway_service_type is ServiceType.CLUSTER_IP
     assert settings.mtls_hosts == ("reviews",)
+    assert settings.observability == ()
     assert settings.kube_context == "", "which cluster is nobody's default"
 
 
 def test_every_setting_is_declared_with_type_default_and_description() -> None:
-    assert len(declarations()) == 23
+    assert len(declarations()) == 29
     for key, schema in PROJECT["config"].items():
         assert schema.keys() - {"items"} == {"type", "default", "description"}, key
         assert schema["type"] in {"string", "integer", "boolean", "array", "object"}, key
@@ -117,6 +127,7 @@ def test_every_setting_ends_up_in_a_field() -> None:
         ("gatewayServiceType", list(ServiceType)),
         ("mtlsMode", list(MtlsMode)),
         ("mtlsScope", list(MtlsScope)),
+        ("kialiAuth", list(KialiAuth)),
         ("accessLog", ["profile", "stdout", "off"]),
         ("egressGateway", ["profile", "enabled", "disabled"]),
     ],
@@ -239,6 +250,34 @@ def test_what_loads_is_accepted_by_the_components(load: Load) -> None:
         trace_sampling=settings.trace_sampling,
         istiod_env=settings.istiod_env,
     )
+
+
+@pytest.mark.parametrize(
+    ("retention", "storage"), [("1h", "1Mi"), ("87600h", "999999Ti"), ("10y", "10Gi"), ("2w", "")]
+)
+def test_what_loads_is_accepted_by_the_observers(load: Load, retention: str, storage: str) -> None:
+    settings = load(
+        observability=["kiali", "prometheus"],
+        prometheusRetention=retention,
+        prometheusStorage=storage,
+    )
+    assert settings.prometheus_storage == (storage or None)
+    args = ObservabilityArgs(
+        parts=settings.observability,
+        stack="service-mesh/test",
+        prometheus_retention=settings.prometheus_retention,
+        prometheus_storage=settings.prometheus_storage,
+    )
+    PrometheusArgs(retention=args.prometheus_retention, storage=args.prometheus_storage)
+
+
+def test_parts_come_in_one_order_however_they_are_written(load: Load) -> None:
+    settings = load(observability=["kiali", "jaeger", "prometheus"])
+    assert settings.observability == (Part.PROMETHEUS, Part.JAEGER, Part.KIALI)
+
+
+def test_jaeger_needs_no_prometheus(load: Load) -> None:
+    assert load(observability=["jaeger"]).observability == (Part.JAEGER,)
 
 
 def test_settings_are_frozen(load: Load) -> None:
@@ -757,6 +796,108 @@ BAD: dict[str, tuple[dict[str, object], str, str, str]] = {
         "labels that no pod of mtlsExceptions[0] has",
         "pulumi config rm --path 'mtlsExceptions[1]'",
     ),
+    "observability-not-a-list": (
+        {"observability": "kiali"},
+        'observability is "kiali"',
+        "a list of prometheus, grafana, jaeger, kiali",
+        "pulumi config rm observability && pulumi config set --path 'observability[0]' prometheus",
+    ),
+    "observability-part-misspelt": (
+        {"observability": ["promethus", "kiali"]},
+        'observability[0] is "promethus"',
+        "did you mean prometheus? There are prometheus, grafana, jaeger, kiali",
+        "pulumi config set --path 'observability[0]' prometheus",
+    ),
+    "observability-part-unknown": (
+        {"observability": ["prometheus", "zipkin"]},
+        'observability[1] is "zipkin"',
+        "prometheus, grafana, jaeger, kiali",
+        "pulumi config rm --path 'observability[1]'",
+    ),
+    "observability-part-not-a-text": (
+        {"observability": [{"kiali": True}]},
+        'observability[0] is {"kiali": true}',
+        "prometheus, grafana, jaeger, kiali",
+        "pulumi config rm --path 'observability[0]'",
+    ),
+    "observability-part-twice": (
+        {"observability": ["jaeger", "jaeger"]},
+        'observability[1] is "jaeger"',
+        "every part once",
+        "pulumi config rm --path 'observability[1]'",
+    ),
+    "kiali-without-prometheus": (
+        {"observability": ["kiali"]},
+        'observability is ["kiali"]',
+        "prometheus too: kiali would have nothing to show",
+        "pulumi config set --path 'observability[1]' prometheus",
+    ),
+    "grafana-and-kiali-without-prometheus": (
+        {"observability": ["grafana", "jaeger", "kiali"]},
+        "observability",
+        "prometheus too: grafana and kiali would have nothing to show",
+        "pulumi config set --path 'observability[3]' prometheus",
+    ),
+    "observability-namespace-with-a-dot": (
+        {"observabilityNamespace": "observe.me"},
+        "observabilityNamespace",
+        "1 to 63 small letters, digits and dashes",
+        "pulumi config set observabilityNamespace istio-system",
+    ),
+    "observability-namespace-that-is-always-there": (
+        {"observabilityNamespace": "default"},
+        "observabilityNamespace",
+        "a namespace that does not exist yet, not default or kube-*",
+        "pulumi config set observabilityNamespace istio-system",
+    ),
+    "observability-namespace-of-the-mesh": (
+        {"observabilityNamespace": "bookinfo"},
+        "observabilityNamespace",
+        "its pods join the mesh, these do not",
+        "pulumi config set observabilityNamespace istio-system",
+    ),
+    "retention-without-a-unit": (
+        {"prometheusRetention": "15"},
+        'prometheusRetention is "15"',
+        "a whole number and h, d, w or y, from 1h to 10y",
+        "pulumi config set prometheusRetention 15d",
+    ),
+    "retention-in-minutes": (
+        {"prometheusRetention": "90m"},
+        "prometheusRetention",
+        "h, d, w or y",
+        "pulumi config set prometheusRetention 15d",
+    ),
+    "retention-of-nothing": (
+        {"prometheusRetention": "0d"},
+        "prometheusRetention",
+        "from 1h to 10y",
+        "pulumi config set prometheusRetention 15d",
+    ),
+    "retention-too-long": (
+        {"prometheusRetention": "87601h"},
+        "prometheusRetention",
+        "from 1h to 10y",
+        "pulumi config set prometheusRetention 15d",
+    ),
+    "storage-without-a-unit": (
+        {"prometheusStorage": "10"},
+        'prometheusStorage is "10"',
+        "a whole number from 1 to 999999 and Mi, Gi or Ti, such as 10Gi, or empty",
+        "pulumi config set prometheusStorage 10Gi",
+    ),
+    "storage-of-nothing": (
+        {"prometheusStorage": "0Gi"},
+        "prometheusStorage",
+        "from 1 to",
+        "pulumi config set prometheusStorage 10Gi",
+    ),
+    "kiali-auth-of-another-kind": (
+        {"kialiAuth": "openid"},
+        "kialiAuth",
+        "token, anonymous",
+        "pulumi config set kialiAuth token",
+    ),
     "hosts-not-a-list": (
         {"mtlsHosts": "reviews"},
         'mtlsHosts is "reviews"',
@@ -856,6 +997,60 @@ def test_a_chart_that_is_not_in_the_folder_is_named(
     make_charts(tmp_path, *({"base", "istiod", "gateway"} - {missing}))
     with pytest.raises(SettingsError, match=f"{tmp_path} has no chart {missing}\n"):
         load(chartSource=str(tmp_path))
+
+
+# A secret is not printed
+
+PASSWORD = "correct-horse"  # noqa: S105 a test's
+
+
+def refusal_of(load: Load, **stack: Any) -> str:
+    with pytest.raises(SettingsError) as refusal:
+        load(**stack)
+    return str(refusal.value)
+
+
+def test_a_secret_password_is_read_and_not_shown(load: Load) -> None:
+    settings = load(secret=["grafanaAdminPassword"], grafanaAdminPassword=PASSWORD)
+
+    assert settings.grafana_admin_password == PASSWORD
+    assert PASSWORD not in repr(settings)
+
+
+def test_a_password_in_plain_configuration_is_refused_and_not_printed(load: Load) -> None:
+    text = refusal_of(load, grafanaAdminPassword=PASSWORD)
+
+    assert PASSWORD not in text
+    assert "pulumi config set --secret grafanaAdminPassword" in text
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["grafanaAdminPasword", "grafanaadminpassword", "grafanaPassword", "grafanaAdminPassword[0]"],
+)
+@pytest.mark.parametrize("secret", [True, False])
+def test_a_misspelt_password_is_not_printed(load: Load, *, key: str, secret: bool) -> None:
+    text = refusal_of(load, secret=[key] if secret else [], **{key: PASSWORD})
+
+    assert PASSWORD not in text
+    assert "pulumi config set --secret grafanaAdminPassword" in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("mtlsMode", PASSWORD),
+        ("zzz", PASSWORD),
+        ("mtlsHosts", [PASSWORD.upper()]),
+        ("istiodEnv", {"a-b": PASSWORD}),
+        ("mtlsExceptions", [{"selecter": PASSWORD}]),
+    ],
+)
+def test_what_was_set_as_a_secret_is_never_printed(load: Load, key: str, value: object) -> None:
+    text = refusal_of(load, secret=[key], **{key: value})
+
+    assert PASSWORD not in text.lower()
+    assert f"pulumi config rm {key}" in text
 
 
 # 4. Several at once
