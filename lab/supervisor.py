@@ -70,7 +70,8 @@ def _become_init() -> None:
 async def _run(
     paths: LabPaths, isolation: Isolation, listener: socket.socket, ingress: socket.socket
 ) -> None:
-    tools = ensure(TOOLS)
+    # no network here: what could be had is there already
+    tools = ensure(TOOLS, obtain=False)
     port: int = listener.getsockname()[1]
     facts = {"port": port, "ingress": ingress.getsockname()[1], "isolation": isolation.value}
     if isolation is Isolation.NONE:

@@ -185,6 +185,9 @@ def launcher(surroundings: Surroundings, container: Json, image: Image) -> str:
         lines.append(f"bind {quote(str(source))} {quote(target)}")
     # after the volumes: one on /tmp would hide a checkout that lies there
     lines += [f"bind {quote(str(folder))} {quote(str(folder))}" for folder in _own_folders()]
+    if (container.get("securityContext") or {}).get("readOnlyRootFilesystem"):
+        # this one mount: the volumes in it stay as they are
+        lines.append("mount -o remount,bind,ro $R")
     # only the machine's own root may write /proc/sys/kernel/hostname; the call asks the namespace
     name = surroundings.pod["metadata"]["name"][:63]
     lines.append(shlex.join([sys.executable, "-I", "-S", "-c", _SET_HOSTNAME, name]))

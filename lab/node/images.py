@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from lab.toolchain import Tools
 
 
-PROGRAMS = ("pilot-discovery", "pilot-agent", "envoy")
-"""What the toolchain has to have for the images below."""
+PROGRAMS = ("pilot-discovery", "pilot-agent", "envoy", "prometheus", "jaeger")
+"""What the toolchain has to have for the images below; the last two, where it can."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +99,14 @@ class Images:
             "echo": _server("echo"),
             "client": _program("client"),
         }
+        # the entry points and users of the official images
+        for name, user in (("prometheus", 65534), ("jaeger", 10001)):
+            if name in tools:
+                self._table[name] = Image(
+                    entrypoint=(f"/usr/local/bin/{name}",),
+                    user=user,
+                    programs={name: tools.path(name)},
+                )
 
     def find(self, reference: str, isolation: Isolation) -> Image | None:
         """The image of this reference, or None where no process can stand for it.

@@ -30,17 +30,23 @@ __all__ = ["EVERYTHING", "ToolchainError", "Tools", "ensure", "locate"]
 EVERYTHING: Final = (*TOOLS, *SHARED)
 """Every name that `ensure` takes: the programs, and the data of Istio (`table.SHARED`)."""
 
+_STAND_INS: Final = {
+    "pulumi-language-python": "lab.language_host",
+    "pulumi-resource-random": "lab.random_provider",
+}
+"""Plugins that stand beside a pulumi that was built here, and the module that each is."""
+
 _STAND_IN: Final = """\
 #!/bin/sh
-# The lab's stand-in for Pulumi's Python language host. This is NOT the official one, which is
-# only in Pulumi's release archive; the pulumi beside this file was built from its Go module.
+# The lab's stand-in for Pulumi's {name}. This is NOT the official one, which is
+# only in Pulumi's release archives; the pulumi beside this file was built from its Go module.
 if [ -z "$LAB_PYTHON" ] || [ -z "$LAB_ROOT" ]; then
-    echo "This pulumi-language-python is the lab's stand-in. It needs what the lab sets:" \\
+    echo "This {name} is the lab's stand-in. It needs what the lab sets:" \\
         "LAB_PYTHON, the python of the virtual environment, and LAB_ROOT, the project's folder." \\
         "For use outside the lab, install Pulumi: https://www.pulumi.com/docs/install" >&2
     exit 1
 fi
-PYTHONPATH="$LAB_ROOT${PYTHONPATH:+:$PYTHONPATH}" exec "$LAB_PYTHON" -m lab.language_host "$@"
+PYTHONPATH="$LAB_ROOT${{PYTHONPATH:+:$PYTHONPATH}}" exec "$LAB_PYTHON" -m {module} "$@"
 """
 
 
@@ -68,6 +74,10 @@ class Tools:
     def source(self, name: str) -> str:
         """Where it comes from, in words."""
         return self.found[name].source
+
+    def __contains__(self, name: str) -> bool:
+        """Whether it is there; only an optional one may not be."""
+        return name in self.found
 
 
 def allowed_sources() -> list[Source]:
@@ -104,11 +114,16 @@ def locate(tools: Iterable[Tool], notes: list[str]) -> dict[str, Found]:
     return {tool.name: found for tool, found in looked_for if found}
 
 
-def ensure(names: Iterable[str] = EVERYTHING, *, table: Mapping[str, Tool] = TOOLS) -> Tools:
+def ensure(
+    names: Iterable[str] = EVERYTHING, *, obtain: bool = True, table: Mapping[str, Tool] = TOOLS
+) -> Tools:
     """Make tools available, fetching or building what is not there.
+
+    An optional tool that cannot be had is left out, with a line that says so.
 
     Args:
         names: what is needed, out of `EVERYTHING`.
+        obtain: false = only look, where nothing can be fetched: inside the lab.
         table: what is known about each program.
 
     Raises:
@@ -118,9 +133,19 @@ def ensure(names: Iterable[str] = EVERYTHING, *, table: Mapping[str, Tool] = TOO
     if unknown := [name for name in names if name not in table and name not in SHARED]:
         raise ToolchainError(f"no such tool: {', '.join(unknown)}. Known: {', '.join(EVERYTHING)}")
     tools = [table[name] for name in names if name in table]
+    if "pulumi" in names and "pulumi-resource-random" in table:
+        # its SDK asks for it: one that is there is used, and none is missed
+        tools.append(table["pulumi-resource-random"])
     shared = [build.home() / "share" / name for name in names if name in SHARED]
     found = locate(tools, [])
-    if len(found) < len(tools) or not all(path.exists() for path in shared):
+    missing = [
+        tool
+        for tool in tools
+        if tool.name not in found and (not tool.optional or (obtain and tool.obtainable))
+    ]
+    if missing or not all(path.exists() for path in shared):
+        if not obtain:
+            raise ToolchainError("\n".join(map(_explain, missing)) or f"{shared} are not there")
         with _lock():
             found = _obtain(tools)
             for path in shared:
@@ -159,13 +184,29 @@ def _obtain(tools: list[Tool]) -> dict[str, Found]:
     for source in allowed_sources():
         missing = [tool for tool in tools if tool.name not in found]
         if source is Source.DOWNLOAD:
-            sources.fetch({tool.name: tool.download for tool in missing if tool.download})
+            sources.fetch(
+                {tool.with_ or tool.name: tool.download for tool in missing if tool.download}
+            )
         elif source is Source.BUILD:
-            build.build(missing)
+            build.build(tool for tool in missing if not tool.optional)
+            _try_to_build([tool for tool in missing if tool.optional])
         found |= locate(missing, [])
-    if missing := [tool for tool in tools if tool.name not in found]:
-        raise ToolchainError("\n".join(map(_explain, missing)))
+    missing = [tool for tool in tools if tool.name not in found]
+    if needed := [tool for tool in missing if not tool.optional]:
+        raise ToolchainError("\n".join(map(_explain, needed)))
+    for tool in missing:
+        if tool.obtainable:
+            note(f"{_explain(tool)}. The lab does without it")
     return found
+
+
+def _try_to_build(tools: list[Tool]) -> None:
+    """Build what can be built; one module's failure is a line, and no other module's."""
+    for module in dict.fromkeys(tool.module for tool in tools):
+        try:
+            build.build(tool for tool in tools if tool.module == module)
+        except ToolchainError as error:
+            note(f"module {module}: {error}")
 
 
 def _explain(tool: Tool) -> str:
@@ -203,7 +244,9 @@ def _bin_dir(found: Mapping[str, Found]) -> Path:
     for one in found.values():
         beside = one.path.parent.iterdir() if one.bundle else [one.path]
         links |= {path.name: path for path in beside if path.is_file() and os.access(path, os.X_OK)}
-    key = hashlib.sha256(repr((_STAND_IN, sorted(links.items()))).encode()).hexdigest()[:12]
+    key = hashlib.sha256(repr((_STAND_IN, _STAND_INS, sorted(links.items()))).encode()).hexdigest()[
+        :12
+    ]
     folder = build.home() / f"path-{key}"
     if folder.exists():
         return folder
@@ -218,9 +261,11 @@ def _bin_dir(found: Mapping[str, Found]) -> Path:
             (staged / "pulumi").unlink()
             os.link(pulumi.path, staged / "pulumi")
             if not pulumi.bundle:
-                host = staged / "pulumi-language-python"
-                host.write_text(_STAND_IN)
-                host.chmod(0o755)
+                for name, module in _STAND_INS.items():
+                    if name not in links:
+                        stand_in = staged / name
+                        stand_in.write_text(_STAND_IN.format(name=name, module=module))
+                        stand_in.chmod(0o755)
         # another process may have made the same folder meanwhile
         with contextlib.suppress(OSError):
             staged.rename(folder)

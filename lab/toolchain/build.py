@@ -18,16 +18,16 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from lab.toolchain.console import Progress, note
 from lab.toolchain.sources import Found, ToolchainError, cache_root
-from lab.toolchain.table import GO, SHARED, STAMPS, Module, Tool, dotted, parse_version
+from lab.toolchain.table import GO, PROMETHEUS, SHARED, STAMPS, Module, Tool, dotted, parse_version
 
 OLDEST_GO: Final = (1, 26)
-"""What both go.mod files ask for."""
+"""What every go.mod file asks for."""
 
 FLAGS: Final = (
     # neither debug information nor inlining: a third less to compile, and nothing here is hot
@@ -54,29 +54,48 @@ Ways out: install Go 1.26 or newer (https://go.dev/dl) and run the same command 
 tools on PATH (`python -m lab.toolchain list` names the versions); or, where the publishers' sites
 can be reached, allow downloads for all but pilot-discovery and pilot-agent: unset LAB_TOOLS."""
 
-_MODULES: Final[tuple[Module, ...]] = ("tools", "provider")
+_MODULES: Final[tuple[Module, ...]] = ("tools", "provider", "prometheus")
+
+_HOMES: Final[Mapping[str, tuple[Module, ...]]] = {
+    "tools": ("tools", "provider"),
+    "prometheus": ("prometheus",),
+}
+"""Folders of the cache, and whose programs are there. A new pin makes one of them new."""
 
 
-def digest(go: Path = GO) -> str:
+_MORE_FLAGS: Final[Mapping[str, tuple[str, ...]]] = {
+    # of the places where Prometheus finds targets only Kubernetes: a third of the packages goes
+    "prometheus": (
+        "-tags=remove_all_sd,enable_kubernetes_sd",
+        f"-ldflags=-s -w -X github.com/prometheus/common/version.Version={PROMETHEUS}",
+    ),
+}
+"""What one module's build has besides; of two flags of one name the later one counts."""
+
+
+def digest(go: Path = GO, group: str = "tools") -> str:
     """A short name for everything that decides what a build gives."""
     how = (FLAGS, _SETTINGS, platform.system(), platform.machine())
     hashed = hashlib.sha256(repr(how).encode())
-    for path in sorted(path for module in _MODULES for path in (go / module).iterdir()):
+    if group in _MORE_FLAGS:
+        hashed.update(repr(_MORE_FLAGS[group]).encode())
+    for path in sorted(path for module in _HOMES[group] for path in (go / module).iterdir()):
         hashed.update(f"{path.parent.name}/{path.name}\0".encode() + path.read_bytes() + b"\0")
     return hashed.hexdigest()[:12]
 
 
-def home() -> Path:
+def home(module: Module = "tools") -> Path:
     """The folder of what the present pins give; another pin, another folder."""
-    return cache_root() / f"tools-{digest()}"
+    group = next(name for name, modules in _HOMES.items() if module in modules)
+    return cache_root() / f"{group}-{digest(group=group)}"
 
 
 def built(tool: Tool) -> Found | None:
     """The tool as an earlier build left it."""
-    path = home() / "bin" / tool.name
+    path = home(tool.module) / "bin" / tool.name
     if tool.package is None or not path.exists():
         return None
-    package = tool.package if tool.module == "tools" else "lab/toolchain/go/provider"
+    package = tool.package if tool.package != "." else f"lab/toolchain/go/{tool.module}"
     return Found(path=path, version=tool.builds, source=f"build: {package}")
 
 
@@ -152,11 +171,12 @@ def check_go() -> str:
 
 def _build_module(module: Module, packages: dict[str, str], into: Path) -> None:
     progress, paths = Progress(), list(packages.values())
+    more = _MORE_FLAGS.get(module, ())
 
     def fetching(said: _Said) -> None:
         progress.show(f"module {module}: fetched {said.fetched} Go modules")
 
-    expected = _go(["list", "-deps", *paths], module, fetching).packages
+    expected = _go(["list", "-deps", *more, *paths], module, fetching).packages
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=into.parent) as partial:
         staging = Path(partial)
 
@@ -169,7 +189,7 @@ def _build_module(module: Module, packages: dict[str, str], into: Path) -> None:
 
         # a folder for several programs; for a single one the name that it shall have
         output = staging / next(iter(packages)) if len(packages) == 1 else staging
-        arguments = ["build", "-v", *FLAGS, "-o", str(output), *paths]
+        arguments = ["build", "-v", *FLAGS, *more, "-o", str(output), *paths]
         compiled = _go(arguments, module, compiling).packages
         for program in staging.iterdir():
             program.replace(into / program.name)
@@ -194,11 +214,11 @@ def build(tools: Iterable[Tool]) -> None:
         f"building {', '.join(tool.name for tool in wanted)} with {check_go()}. On 2 cores all of "
         "it takes 10 to 20 minutes and 9 GB of disk, once; interrupted, it goes on from there"
     )
-    into = home() / "bin"
-    into.mkdir(parents=True, exist_ok=True)
     for module in _MODULES:
         packages = {tool.name: tool.package or "" for tool in wanted if tool.module == module}
         if packages:
+            into = home(module) / "bin"
+            into.mkdir(parents=True, exist_ok=True)
             _build_module(module, packages, into)
 
 

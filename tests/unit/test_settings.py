@@ -98,7 +98,9 @@ def test_the_dev_stack_loads(load: Load) -> None:
     assert settings.keep_crds is False
     assert settings.gateway_service_type is ServiceType.CLUSTER_IP
     assert settings.mtls_hosts == ("reviews",)
-    assert settings.observability == ()
+    assert settings.observability == tuple(Part)
+    assert settings.kiali_auth is KialiAuth.ANONYMOUS
+    assert settings.prometheus_retention == "6h"
     assert settings.kube_context == "", "which cluster is nobody's default"
 
 

@@ -384,6 +384,24 @@ def test_a_download_becomes_an_executable_of_the_tools_name(
     assert tools.source(PLAIN.name) == f"download: {publisher.url}/tool"
 
 
+def test_two_tools_of_one_archive_are_one_download(
+    publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_TOOLS", "download")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name in ("prometheus-3.10.0/prometheus", "prometheus-3.10.0/promtool"):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(SCRIPT), 0o755
+            archive.addfile(entry, io.BytesIO(SCRIPT))
+    first = replace(publisher.tool(packed.getvalue(), file="prom.tar.gz"), name="prometheus")
+    table = {"prometheus": first, "promtool": replace(first, name="promtool", with_="prometheus")}
+    tools = ensure(["promtool", "prometheus"], table=table)
+    assert publisher.asked.count("/prom.tar.gz") == 1
+    for name in table:
+        assert tools.path(name).read_bytes() == SCRIPT
+
+
 def test_the_programs_in_a_release_archive_stay_together(
     publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -516,6 +534,46 @@ def test_all_tools_of_a_module_are_built_in_one_call_and_without_the_users_go_fl
         assert os.access(tools.path(name), os.X_OK)
 
 
+def test_prometheus_is_built_with_kubernetes_as_its_only_place_to_find_targets(
+    bin_: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_go(bin_)
+    monkeypatch.setenv("LAB_TOOLS", "build")
+    ensure(["prometheus", "promtool"])
+    (command,) = go_builds()
+    assert "-tags=remove_all_sd,enable_kubernetes_sd" in command
+    assert command.rindex("-ldflags") == command.index("-ldflags=-s -w -X github.com/prometheus/")
+
+
+def test_an_optional_tool_that_cannot_be_built_is_a_line_and_no_error(
+    bin_: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program(bin_ / "helm", "v3.19.0+g1a2b3c4")
+    install_go(bin_)
+    monkeypatch.setenv("LAB_TOOLS", "path,build")
+    monkeypatch.setenv("FAKE_FAILURE", "verifying module: checksum mismatch")
+    tools = ensure(["helm", "promtool"])
+    assert "promtool" not in tools
+    assert "helm" in tools
+    said = capsys.readouterr().err
+    assert "verifying module: checksum mismatch" in said
+    assert "promtool cannot be had" in said
+    assert "The lab does without it" in said
+
+
+def test_where_nothing_can_be_fetched_an_optional_tool_is_only_looked_for(
+    bin_: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program(bin_ / "helm", "v3.19.0+g1a2b3c4")
+    install_go(bin_)
+    monkeypatch.setenv("LAB_TOOLS", "path,build")
+    assert "promtool" not in ensure(["helm", "promtool"], obtain=False)
+    with pytest.raises(ToolchainError, match="kwok cannot be had"):
+        ensure(["helm", "kwok"], obtain=False)
+    assert go_builds() == []
+    assert capsys.readouterr().err == ""
+
+
 @pytest.fixture
 def hanging_build(
     bin_: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -630,13 +688,27 @@ def test_another_pin_gives_another_folder(tmp_path: Path, file: str) -> None:
     assert build.digest(copy) != build.digest()
 
 
+@pytest.mark.parametrize(("module", "group"), [("prometheus", "prometheus"), ("tools", "tools")])
+def test_a_pin_of_prometheus_and_one_of_the_rest_do_not_touch_each_other(
+    tmp_path: Path, module: str, group: str
+) -> None:
+    copy = tmp_path / "go"
+    shutil.copytree(GO, copy)
+    with (copy / module / "go.mod").open("a") as text:
+        text.write("// another pin\n")
+    changed = [
+        one for one in ("tools", "prometheus") if build.digest(copy, one) != build.digest(group=one)
+    ]
+    assert changed == [group]
+
+
 def test_other_flags_give_another_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     before = build.digest()
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-race"))
     assert build.digest() != before
 
 
-# --- the language host's stand-in ----------------------------------------------------------------
+# --- what stands in for Pulumi's plugins ----------------------------------------------------------
 
 
 @pytest.fixture
@@ -648,7 +720,9 @@ def stand_in(bin_: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_built_pulumi_is_a_real_file_with_the_stand_in_beside_it(stand_in: Path) -> None:
     assert not stand_in.with_name("pulumi").is_symlink(), "pulumi looks beside its own real file"
-    assert "NOT the official one" in "".join(stand_in.read_text().splitlines()[:3])
+    for name in ("pulumi-language-python", "pulumi-resource-random"):
+        first = stand_in.with_name(name).read_text().splitlines()[:3]
+        assert f"stand-in for Pulumi's {name}. This is NOT the official one" in "".join(first)
 
 
 def test_the_stand_in_without_the_labs_environment_says_what_is_missing(stand_in: Path) -> None:
@@ -658,17 +732,43 @@ def test_the_stand_in_without_the_labs_environment_says_what_is_missing(stand_in
     assert "LAB_ROOT" in run.stderr
 
 
-def test_the_stand_in_starts_the_labs_language_host(stand_in: Path, tmp_path: Path) -> None:
+def test_an_official_random_provider_that_is_there_is_used(
+    bin_: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "pulumi-resource-random"
+    plugins = tmp_path / "pulumi" / "plugins"
+    official = program(plugins / "resource-random-v4.21.4" / name)
+    install_go(bin_)
+    monkeypatch.setenv("LAB_TOOLS", "path,build")
+    assert (ensure(["pulumi"]).bin_dir / name).resolve() == official
+
+
+def test_an_official_pulumi_gets_no_stand_in_and_installs_the_plugin_itself(bin_: Path) -> None:
+    program(bin_ / "pulumi", "v3.272.0")
+    program(bin_ / "pulumi-language-python")
+    assert not (ensure(["pulumi"]).bin_dir / "pulumi-resource-random").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("pulumi-language-python", "lab.language_host"),
+        ("pulumi-resource-random", "lab.random_provider"),
+    ],
+)
+def test_each_stand_in_starts_its_module_of_the_lab(
+    stand_in: Path, tmp_path: Path, name: str, module: str
+) -> None:
     python = program(tmp_path / "python")
     python.write_text('#!/bin/sh\necho "$PYTHONPATH $*"\n')
     run = subprocess.run(
-        [stand_in, "-root=/x", "127.0.0.1:1"],
+        [stand_in.with_name(name), "-root=/x", "127.0.0.1:1"],
         env={"LAB_PYTHON": str(python), "LAB_ROOT": "/project"},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert run.stdout == "/project -m lab.language_host -root=/x 127.0.0.1:1\n"
+    assert run.stdout == f"/project -m {module} -root=/x 127.0.0.1:1\n"
 
 
 # --- Istio's data --------------------------------------------------------------------------------
@@ -732,11 +832,19 @@ def test_charts_without_go_are_the_published_ones(
 # --- the table and the pins agree ----------------------------------------------------------------
 
 
-def test_every_program_of_the_tools_module_is_named_where_go_mod_tidy_sees_it() -> None:
-    named = re.findall(r'_ "(.+)"', (GO / "tools" / "tools.go").read_text())
+@pytest.mark.parametrize("module", ["tools", "prometheus"])
+def test_every_program_of_a_module_is_named_where_go_mod_tidy_sees_it(module: str) -> None:
+    named = re.findall(r'_ "(.+)"', (GO / module / "tools.go").read_text())
     assert sorted(named) == sorted(
-        tool.package for tool in TOOLS.values() if tool.package and tool.module == "tools"
+        tool.package for tool in TOOLS.values() if tool.package and tool.module == module
     )
+
+
+def test_the_built_prometheus_is_the_release_of_the_table() -> None:
+    """Release 3.10.0 is version v0.310.0 of the module."""
+    major, minor, patch = TOOLS["prometheus"].builds.split(".")
+    pinned = f"github.com/prometheus/prometheus v0.{major}{int(minor):02}.{patch}\n"
+    assert pinned in (GO / "prometheus" / "go.mod").read_text()
 
 
 def test_the_built_provider_calls_itself_by_the_version_in_the_table() -> None:
@@ -744,7 +852,7 @@ def test_the_built_provider_calls_itself_by_the_version_in_the_table() -> None:
     assert f'"kubernetes", "{version}"' in (GO / "provider" / "main.go").read_text()
 
 
-@pytest.mark.parametrize("module", ["tools", "provider"])
+@pytest.mark.parametrize("module", ["tools", "provider", "prometheus"])
 def test_the_oldest_go_is_the_one_that_the_modules_ask_for(module: str) -> None:
     asked = re.search(r"^go (.+)$", (GO / module / "go.mod").read_text(), re.MULTILINE)
     assert asked
@@ -757,6 +865,6 @@ def test_what_is_built_downloaded_or_in_a_pinned_wheel_is_good_enough() -> None:
         versions = [tool.builds] if tool.package else []
         versions += [tool.download.version] if tool.download else []
         versions += [pinned[tool.wheel]] if tool.wheel else []
-        assert versions, f"{tool.name} has a source"
+        assert versions or not tool.obtainable, f"{tool.name} has a source"
         for version in versions:
             assert tool.accepts(parse_version(version) or ()), f"{tool.name} {version}"
