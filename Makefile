@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 # an Output in an f-string raises instead of writing a warning into a resource
 export PULUMI_ERROR_OUTPUT_STRING := true
 
-.PHONY: help up preview verify sniff down lab-up lab-down lab-status url env test format lint types layers \
+.PHONY: help up preview verify sniff down kiali grafana jaeger prometheus lab-up lab-down lab-status url env test format lint types layers \
 	unit golden e2e bench truth tools system charts settings-table clean
 
 help: ## this list
@@ -37,6 +37,15 @@ sniff: $(VENV) ## the bytes on the wire of a pod, before and after STRICT
 
 down: $(VENV) ## destroy the stack, stop the lab
 	@$(LAB) destroy --stack $(STACK)
+
+# --- what it does --------------------------------------------------------------------------------
+
+kiali: ## the mesh as a graph: a local port that leads to Kiali, its address and login
+grafana: ## dashboards of the mesh, likewise
+jaeger: ## traces of requests, likewise
+prometheus: ## metrics, likewise
+kiali grafana jaeger prometheus: $(VENV)
+	@$(LAB) dashboard $@ --stack $(STACK)
 
 # --- the lab -------------------------------------------------------------------------------------
 

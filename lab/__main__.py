@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lab import stack
+from lab import dashboard, stack
 from lab.lifecycle import LabError, Running, down, running, up
 from lab.paths import ROOT, LabPaths
 from lab.playground import Playground
@@ -24,26 +24,7 @@ from lab.verify import Intent, prove, sniff, table, witness_table, witnessed
 
 def main() -> int:
     """Run one command and return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
-    parser.add_argument("--state", type=Path, default=LabPaths().state, help="folder of the lab")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("up", help="start the lab; nothing happens when it is up")
-    commands.add_parser("down", help="stop the lab and remove all of it")
-    commands.add_parser("url", help="print the address of the ingress gateway")
-    commands.add_parser("status", help="say whether it is up, and where its logs are")
-    commands.add_parser("env", help="print shell variables for pulumi, kubectl and istioctl")
-    run = commands.add_parser("run", help="run a program with those variables")
-    cli = commands.add_parser("pulumi", help="run the Pulumi CLI for a stack")
-    preview = commands.add_parser("preview", help="what an update would change, releases included")
-    summary = commands.add_parser("summary", help="what runs, what is STRICT, and the proof")
-    verify = commands.add_parser("verify", help="prove that every edge is mutual TLS")
-    sniff = commands.add_parser("sniff", help="show the bytes on the wire before and after STRICT")
-    destroy = commands.add_parser("destroy", help="destroy a stack, and stop the lab it ran on")
-    for command in (cli, preview, summary, verify, sniff, destroy):
-        command.add_argument("--stack", default="dev")
-    for command in (run, cli):
-        command.add_argument("words", nargs=argparse.REMAINDER)
-    arguments = parser.parse_args()
+    arguments = _arguments()
     paths = LabPaths(state=arguments.state.resolve())
     try:
         match arguments.command:
@@ -63,12 +44,42 @@ def main() -> int:
                 return opened.call(*_words(arguments.words))
             case "destroy":
                 return _destroy(arguments.stack, paths)
+            case "dashboard":
+                with dashboard.until_interrupted():
+                    _dashboard(arguments, paths)
             case _:
                 return _with_stack(arguments, paths)
     except (LabError, ToolchainError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _arguments() -> argparse.Namespace:
+    """What was typed."""
+    parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
+    parser.add_argument("--state", type=Path, default=LabPaths().state, help="folder of the lab")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up", help="start the lab; nothing happens when it is up")
+    commands.add_parser("down", help="stop the lab and remove all of it")
+    commands.add_parser("url", help="print the address of the ingress gateway")
+    commands.add_parser("status", help="say whether it is up, and where its logs are")
+    commands.add_parser("env", help="print shell variables for pulumi, kubectl and istioctl")
+    run = commands.add_parser("run", help="run a program with those variables")
+    cli = commands.add_parser("pulumi", help="run the Pulumi CLI for a stack")
+    preview = commands.add_parser("preview", help="what an update would change, releases included")
+    summary = commands.add_parser("summary", help="what runs, what is STRICT, and the proof")
+    verify = commands.add_parser("verify", help="prove that every edge is mutual TLS")
+    sniff = commands.add_parser("sniff", help="show the bytes on the wire before and after STRICT")
+    destroy = commands.add_parser("destroy", help="destroy a stack, and stop the lab it ran on")
+    show = commands.add_parser("dashboard", help="forward a port to a dashboard, until Ctrl-C")
+    show.add_argument("part", choices=[part.value for part in dashboard.Part])
+    show.add_argument("--port", type=int, help="local port, instead of the usual or a free one")
+    for command in (cli, preview, summary, verify, sniff, destroy, show):
+        command.add_argument("--stack", default="dev")
+    for command in (run, cli):
+        command.add_argument("words", nargs=argparse.REMAINDER)
+    return parser.parse_args()
 
 
 def _with_stack(arguments: argparse.Namespace, paths: LabPaths) -> int:
@@ -158,6 +169,19 @@ def _rows(opened: stack.Stack, *words: str) -> list[dict[str, Any]]:
         raise LabError(done.stderr.strip())
     rows: list[dict[str, Any]] = json.loads(done.stdout)["rows"]
     return rows
+
+
+def _dashboard(arguments: argparse.Namespace, paths: LabPaths) -> None:
+    """Forward a port to a dashboard of a stack that is there.
+
+    Raises:
+        LabError: it is not there, or cannot be reached.
+    """
+    if stack.needs_lab(arguments.stack) and running(paths) is None:
+        raise LabError("no lab is running; `make up` starts one")
+    opened = stack.open_stack(arguments.stack, paths)
+    part = dashboard.Part(arguments.part)
+    dashboard.show(part, opened, _outputs(opened), paths, arguments.port)
 
 
 def _destroy(name: str, paths: LabPaths) -> int:

@@ -13,6 +13,14 @@ if TYPE_CHECKING:
 
     from lab.stack import Stack
 
+DASHBOARDS = {
+    "kiali": "the mesh as a graph",
+    "grafana": "dashboards of the mesh, and of what of it is mutual TLS",
+    "jaeger": "traces of requests",
+    "prometheus": "the metrics behind them",
+}
+"""By their names in the output `observability`; each has a target in the Makefile."""
+
 
 def summarise(stack: Stack, outputs: dict[str, Any], url: str | None, proof: str) -> str:
     """Read the cluster's pods, and say what there is.
@@ -47,12 +55,15 @@ def text(outputs: Mapping[str, Any], pods: Iterable[Mapping[str, Any]], proof: s
         f"  {'NAMESPACE':<16}{'MTLS':<{width}}{'PODS READY':<13}{'WITH SIDECAR':<15}SIMULATED",
     ]
     counted: dict[str, Counter[str]] = {namespace: Counter() for namespace in outputs["mtls"]}
+    simulated = set()
     for pod in pods:
         count = counted[pod["metadata"]["namespace"]]
         count["all"] += 1
-        count["ready"] += _ready(pod)
+        count["ready"] += is_ready(pod)
         count["sidecar"] += _has_sidecar(pod)
-        count["simulated"] += SIMULATED in (pod["metadata"].get("annotations") or {})
+        if SIMULATED in (pod["metadata"].get("annotations") or {}):
+            count["simulated"] += 1
+            simulated.add((pod["metadata"].get("labels") or {}).get("app"))
     for namespace, mode in outputs["mtls"].items():
         count = counted[namespace]
         ready = f"{count['ready']} of {count['all']}"
@@ -65,6 +76,11 @@ def text(outputs: Mapping[str, Any], pods: Iterable[Mapping[str, Any]], proof: s
     if "productpage" in outputs:
         lines.append(f"  open {outputs['productpage']}")
     lines += [
+        f"  make {part:<11}{what}"
+        for part, what in DASHBOARDS.items()
+        if part in outputs.get("observability", {}) and part not in simulated
+    ]
+    lines += [
         "  make preview    what a change of settings would do, object by object",
         "  make down       take all of it away",
         "",
@@ -72,7 +88,8 @@ def text(outputs: Mapping[str, Any], pods: Iterable[Mapping[str, Any]], proof: s
     return "\n".join(lines)
 
 
-def _ready(pod: Mapping[str, Any]) -> bool:
+def is_ready(pod: Mapping[str, Any]) -> bool:
+    """Whether Kubernetes sends requests to the pod."""
     conditions = pod.get("status", {}).get("conditions") or []
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab import __main__ as command
+from lab import dashboard, stack
 from lab.lifecycle import LabError
 from lab.paths import LabPaths
 from lab.playground import Answer
@@ -150,3 +152,85 @@ def test_a_long_mode_pushes_its_columns_aside() -> None:
     head = next(line for line in lines if "PODS READY" in line)
     rows = [line for line in lines if "0 of 0" in line]
     assert {line.index("0 of 0") for line in rows} == {head.index("PODS READY")}
+
+
+def _main(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["lab", *words])
+    return command.main()
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """How a dashboard was asked for."""
+    found: list[Any] = []
+    monkeypatch.setattr(command, "_outputs", lambda _: _OUTPUTS)
+    monkeypatch.setattr(stack, "needs_lab", lambda name: name == "dev")
+    monkeypatch.setattr(stack, "open_stack", lambda name, _: _stack(Path(name)))
+    monkeypatch.setattr(command, "running", lambda _: None)
+    monkeypatch.setattr(dashboard, "show", lambda *words: found.append(words))
+    return found
+
+
+def test_a_dashboard_starts_no_lab(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shown: list[Any]
+) -> None:
+    assert _main(monkeypatch, "dashboard", "kiali") == 1
+    assert capsys.readouterr().err == "error: no lab is running; `make up` starts one\n"
+    assert shown == []
+
+
+def test_a_dashboard_of_another_cluster_needs_no_lab(
+    monkeypatch: pytest.MonkeyPatch, shown: list[Any]
+) -> None:
+    assert _main(monkeypatch, "dashboard", "grafana", "--stack", "prod", "--port", "8080") == 0
+    ((part, opened, outputs, _, port),) = shown
+    assert (part, opened.config, outputs, port) == ("grafana", Path("prod"), _OUTPUTS, 8080)
+
+
+@pytest.mark.usefixtures("shown")
+def test_ctrl_c_ends_a_dashboard_without_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dashboard, "show", interrupted)
+    assert _main(monkeypatch, "dashboard", "kiali", "--stack", "prod") == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("shown")
+def test_an_unknown_dashboard_is_answered_with_those_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        _main(monkeypatch, "dashboard", "zipkin")
+    assert exit_.value.code == 2
+    said = capsys.readouterr().err
+    for part in dashboard.Part:
+        assert part in said
+
+
+def _next(outputs: dict[str, Any], *pods: dict[str, Any]) -> list[str]:
+    told = text({**_OUTPUTS, "istioVersion": "1", "kubeContext": "x", **outputs}, pods)
+    return told.partition("Next:")[2].splitlines()
+
+
+def test_dashboards_of_the_stack_are_what_to_try_next() -> None:
+    lines = _next({"observability": {"prometheus": "http://x", "kiali": "http://x"}})
+    assert [line.split()[:2] for line in lines if line][1:3] == [
+        ["make", "kiali"],
+        ["make", "prometheus"],
+    ]
+    words = [line for line in lines if "make" in line]
+    assert len({line.index(line.split()[2], 16) for line in words}) == 1, "one column"
+
+
+def test_what_the_stack_has_not_or_is_simulated_is_not_offered() -> None:
+    assert "make kiali" not in "".join(_next({}))
+    meta = {"namespace": "istio-system", "labels": {"app": "kiali"}}
+    pod = {"metadata": {**meta, "annotations": {"service-mesh.lab/simulated": "no process"}}}
+    urls = {"observability": {"prometheus": "http://x", "kiali": "http://x"}}
+    said = "".join(_next(urls, pod))
+    assert "make kiali" not in said
+    assert "make prometheus" in said
