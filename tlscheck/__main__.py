@@ -6,7 +6,8 @@
 Objects come from the cluster of kubectl's context, or, with no cluster needed, from manifests (-f),
 from `pulumi stack export` (--stack-state) or `pulumi preview --json --show-sames` (--preview).
 With --proxies the sidecars of a cluster are asked, too: what they have, and their certificates.
-Exit codes: 0, 1 when --require is not met or a proxy disagrees, 2 when the input is bad.
+With --observe, or --prometheus, it is also shown how the connections came that were counted.
+Exit codes: 0, 1 when --require is not met or a witness disagrees, 2 when the input is bad.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ from tlscheck.edges import Gate, Selection, find_clients, find_host
 from tlscheck.evaluate import rows, warnings
 from tlscheck.model import MeshConfig
 from tlscheck.proxies import Proxies
-from tlscheck.rows import Row
+from tlscheck.rows import Row, Warning
 from tlscheck.world import World
 
+SINCE = "1h"
+"""Long enough for a connection that is used at all, short enough to be as configured now."""
 BROKEN_PIPE = 141
 """What a shell reports of a program that its reader left."""
 
@@ -75,6 +78,18 @@ def parser() -> Parser:
         help="also ask the running proxies, with kubectl exec (needs pods/exec; narrow it with a "
         "pair, --from or --to on a big mesh); exit with 1 where one disagrees",
     )  # fmt: skip
+    given.add_argument(
+        "--observe", action="store_true",
+        help="also ask the cluster's Prometheus what was seen, through the API server (Service "
+        "prometheus, port 9090; needs get of services/proxy); exit with 1 where that disagrees",
+    )  # fmt: skip
+    given.add_argument(
+        "--prometheus", metavar="URL", help="the same, of the Prometheus at this address"
+    )
+    given.add_argument(
+        "--since", metavar="DURATION",
+        help=f"how far back it looks, e.g. 30m or 1d12h (default: {SINCE})",
+    )  # fmt: skip
     given.add_argument("--mesh-config", metavar="FILE", help="MeshConfig, else ConfigMap istio")
     given.add_argument("--ambient", action="store_true", help="istiod runs with ambient enabled")
     gate = made.add_argument_group("what is printed, and what fails")
@@ -104,6 +119,11 @@ def load(options: argparse.Namespace, stdin: BinaryIO) -> tuple[sources.Found, M
     cluster = kubectl_words(options)
     if options.proxies and (options.files or documents_of):
         raise BadInputError("--proxies asks the proxies of a cluster: leave -f and others out")
+    if options.observe and (options.files or documents_of):
+        raise BadInputError(
+            "--observe asks the Prometheus of a cluster: leave -f and others out, or give its "
+            "address with --prometheus"
+        )
     if (options.files or documents_of) and cluster:
         raise BadInputError(
             "--context and --kubeconfig are of the cluster: leave -f and others out"
@@ -139,18 +159,81 @@ def kubectl_words(options: argparse.Namespace) -> list[str]:
     ]
 
 
-def ask(options: argparse.Namespace, world: World, judged: Sequence[Row]) -> Proxies:
-    """Ask the proxies of these connections.
+@dataclass(kw_only=True)
+class Asked:
+    """Who was asked what really happens, and what is odd about the answers."""
+
+    witnesses: list[report.Witness] = field(default_factory=list)
+    notes: list[Warning] = field(default_factory=list)
+
+
+def ask(
+    options: argparse.Namespace, found: sources.Found, world: World, judged: Sequence[Row]
+) -> Asked:
+    """Ask the witnesses of these connections.
 
     Raises:
-        BadInputError: None of them answered.
+        BadInputError: None of the proxies answered, or Prometheus did not.
     """
-    proxies = Proxies(world=world)
-    proxies.read(judged, kubectl_words(options))
-    if proxies.unread and not proxies.witnesses:
-        pod, why = next(iter(proxies.unread.items()))
-        raise BadInputError(f"no proxy could be asked; {pod}: {why}")
-    return proxies
+    asked = Asked()
+    if options.proxies:
+        proxies = Proxies(world=world)
+        proxies.read(judged, kubectl_words(options))
+        if proxies.unread and not proxies.witnesses:
+            pod, why = next(iter(proxies.unread.items()))
+            raise BadInputError(f"no proxy could be asked; {pod}: {why}")
+        asked.notes += proxies.warnings(judged)
+        asked.witnesses.append(
+            report.Witness(
+                name="proxies",
+                disagrees="the proxies disagree",
+                observe=proxies.observe,
+                tell=lambda row: report.sightings(proxies.observe(row)),
+            )
+        )
+    if options.observe or options.prometheus is not None:
+        from tlscheck import prometheus  # noqa: PLC0415 # start-up time
+
+        traffic = prometheus.Traffic(
+            world=world, facts=Facts(found.objects), since=options.since or SINCE
+        )
+        traffic.read(
+            prometheus.over_kubectl(world, found.objects, kubectl_words(options))
+            if options.observe
+            else prometheus.over_http(options.prometheus)
+        )
+        asked.notes += traffic.warnings(judged)
+        asked.witnesses.append(
+            report.Witness(
+                name="traffic",
+                disagrees="the traffic disagrees",
+                observe=traffic.observe,
+                tell=traffic.tell,
+            )
+        )
+    return asked
+
+
+def refuse_halves(options: argparse.Namespace) -> None:
+    """Refuse arguments that mean nothing together, before anything is read.
+
+    Raises:
+        BadInputError: There are such.
+    """
+    if options.pod is not None and options.host is None:
+        raise BadInputError("a pod alone is half a connection: add the host it calls")
+    if options.pod is not None and (options.source or options.target):
+        raise BadInputError("--from and --to are for the table; a pair has its two ends")
+    if options.observe and options.prometheus is not None:
+        raise BadInputError("--observe finds the cluster's Prometheus: leave --prometheus out")
+    if options.since is not None and not options.observe and options.prometheus is None:
+        raise BadInputError("--since is how far back Prometheus looks: add --observe")
+    if options.observe or options.prometheus is not None:
+        from tlscheck import prometheus  # noqa: PLC0415 # start-up time
+
+        prometheus.seconds(SINCE if options.since is None else options.since)
+        if options.prometheus is not None:
+            prometheus.over_http(options.prometheus)
 
 
 @dataclass(kw_only=True)
@@ -158,7 +241,7 @@ class Shown:
     """What was printed, and what of it is not as required."""
 
     gate: Gate
-    observe: report.Observe | None
+    witnesses: report.Witnesses
     out: TextIO
     seen: int = 0
     """Connections that --require was held against, or lines of them."""
@@ -193,10 +276,10 @@ class Shown:
             self.empty[report.short(row.host)] = None
 
     def refusal(self, row: Row) -> str:
-        """Why a connection fails its test case, by the objects or by its proxies."""
-        seen = self.observe(row) if self.observe else None
-        said = f"the proxies: {seen.text}" if seen and seen.trouble else ""
-        return self.gate.refusal(row) or said
+        """Why a connection fails its test case, by the objects or by its witnesses."""
+        told = [(one.name, one.observe(row)) for one in self.witnesses]
+        said = [f"the {name}: {seen.text}" for name, seen in told if seen.trouble]
+        return self.gate.refusal(row) or "; ".join(said)
 
 
 def check(options: argparse.Namespace, stdin: BinaryIO, out: TextIO) -> int:
@@ -205,10 +288,7 @@ def check(options: argparse.Namespace, stdin: BinaryIO, out: TextIO) -> int:
     Raises:
         BadInputError: There is nothing to judge.
     """
-    if options.pod is not None and options.host is None:
-        raise BadInputError("a pod alone is half a connection: add the host it calls")
-    if options.pod is not None and (options.source or options.target):
-        raise BadInputError("--from and --to are for the table; a pair has its two ends")
+    refuse_halves(options)
     Gate.parse(options.require, options.excepted, Facts(()))
     found, mesh = load(options, stdin)
     facts = Facts(found.objects)
@@ -218,42 +298,45 @@ def check(options: argparse.Namespace, stdin: BinaryIO, out: TextIO) -> int:
     chosen = Selection(options.namespace, options.source, options.target, facts)
     pair = None if options.pod is None else pair_rows(options, world, facts)
     edges: Iterator[Row] = chosen.rows(world) if pair is None else iter(pair)
-    observe, troubled = None, []
-    if options.proxies:
+    asked, troubled = Asked(), []
+    if options.proxies or options.observe or options.prometheus is not None:
         judged = [*edges]
-        proxies = ask(options, world, judged)
-        notes += proxies.warnings(judged)
-        edges, observe = iter(judged), proxies.observe
-        troubled = [report.edge(row) for row in judged if observe(row).trouble]
-    shown = Shown(gate=gate, observe=observe, out=out)
+        asked = ask(options, found, world, judged)
+        edges = iter(judged)
+        troubled = [
+            (one.disagrees, [report.edge(row) for row in judged if one.observe(row).trouble])
+            for one in asked.witnesses
+        ]
+    witnesses = asked.witnesses
+    notes += asked.notes
+    shown = Shown(gate=gate, witnesses=witnesses, out=out)
     if options.output == "json":
-        report.as_json(shown.watched(edges), notes, world.ignored, out, observe=observe)
+        report.as_json(shown.watched(edges), notes, world.ignored, out, witnesses=witnesses)
     elif options.output == "junit":
         report.as_junit([*shown.watched(edges)], shown.refusal, notes, out)
     elif pair is None:
-        lines = [*(chosen.observed(world, observe) if observe else chosen.lines(world))]
+        lines = [*(chosen.observed(world, witnesses) if witnesses else chosen.lines(world))]
         shown.lines(lines, world)
-        report.table(lines, out, colours=shown.colours, observe=observe)
+        report.table(lines, out, colours=shown.colours, witnesses=witnesses)
         report.remarks(notes, world.ignored, out)
     else:
-        lines = report.fold(pair, observe)
+        lines = report.fold(pair, witnesses)
         shown.lines(lines, world)
         about = {name for row in pair for name in report.concerned(row)}
-        report.remarks([n for n in notes if n in found.notes or n.subject in about], {}, out)
-        report.pair(lines, facts, out, colours=shown.colours, observe=observe)
+        given = [*found.notes, *asked.notes]
+        report.remarks([n for n in notes if n in given or n.subject in about], {}, out)
+        report.pair(lines, facts, out, colours=shown.colours, witnesses=witnesses)
     if gate.modes and shown.empty:
         hosts = printable(report.names([*shown.empty]))
         print(f"tlscheck: not judged, without endpoints: {hosts}", file=sys.stderr)
     if gate.modes and not shown.seen:
         raise BadInputError("no connection was found, so --require proves nothing")
-    for what, broken in (
-        (f"not {options.require}", shown.failed),
-        ("the proxies disagree", troubled),
-    ):
+    failed = [(f"not {options.require}", shown.failed), *troubled]
+    for what, broken in failed:
         if broken:
             more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
             print(f"tlscheck: {what}: {broken[0]}{more}", file=sys.stderr)
-    return 1 if shown.failed or troubled else 0
+    return 1 if any(broken for _, broken in failed) else 0
 
 
 def pair_rows(options: argparse.Namespace, world: World, facts: Facts) -> list[Row]:

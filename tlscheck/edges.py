@@ -150,8 +150,8 @@ class Selection:
             if clients:
                 yield from report.expand(world, folded, clients)
 
-    def observed(self, world: World, observe: report.Observe) -> Iterator[report.Line]:
-        """The same, apart where the proxies of a line's connections say different things."""
+    def observed(self, world: World, witnesses: report.Witnesses) -> Iterator[report.Line]:
+        """The same, apart where the witnesses of a line's connections say different things."""
         for line in self.lines(world):
             same = [
                 row
@@ -160,8 +160,8 @@ class Selection:
                 if report.answer(row) == report.answer(line.row)
                 and (not line.servers or row.server_name in line.servers)
             ]
-            said = {observe(row).text for row in same}
-            yield from [line] if len(said) == 1 else report.fold(same, observe)
+            said = {tuple(one.observe(row).text for one in witnesses) for row in same}
+            yield from [line] if len(said) == 1 else report.fold(same, witnesses)
 
 
 def suggest(word: str, names: Sequence[str]) -> str:

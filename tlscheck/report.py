@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Any, Protocol, TextIO
 
 from tlscheck.advice import Facts, advise
 from tlscheck.documents import printable
@@ -34,8 +34,35 @@ class Line:
     """One of them."""
 
 
-Observe = Callable[[Row], Observed]
-"""What the proxies at the ends of a connection say of it."""
+class Testimony(Protocol):
+    """What a witness says of a connection."""
+
+    @property
+    def trouble(self) -> bool:
+        """Whether that cannot be, by the objects."""
+
+    @property
+    def text(self) -> str:
+        """In a few words."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines; `agrees` is whether it is as the objects say, None = cannot be told."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Witness:
+    """Who saw what really happens."""
+
+    name: str
+    """Without an article."""
+    disagrees: str
+    """A sentence that says so."""
+    observe: Callable[[Row], Testimony]
+    tell: Callable[[Row], Iterable[str]]
+    """In sentences."""
+
+
+Witnesses = Sequence[Witness]
 
 
 def answer(row: Row) -> tuple[object, ...]:
@@ -44,11 +71,11 @@ def answer(row: Row) -> tuple[object, ...]:
     return row.host, row.port, row.subset, row.client, row.server, row.effective, row.reason, *rules
 
 
-def fold(found: Iterable[Row], observe: Observe | None = None) -> list[Line]:
-    """Join the connections that get the same answer, from objects and from proxies."""
+def fold(found: Iterable[Row], witnesses: Witnesses = ()) -> list[Line]:
+    """Join the connections that get the same answer, from objects and from witnesses."""
     servers: dict[tuple[object, ...], list[Row]] = {}
     for row in found:
-        seen = observe(row).text if observe else None
+        seen = tuple(one.observe(row).text for one in witnesses)
         servers.setdefault((row.client_name, seen, *answer(row)), []).append(row)
     clients: dict[tuple[object, ...], list[list[Row]]] = {}
     for (_, *key), same in servers.items():
@@ -138,11 +165,9 @@ def paint(text: str, mode: Effective, *, colours: bool) -> str:
     return f"\x1b[{colour}m{text}\x1b[0m" if colours else text
 
 
-def table(
-    lines: Sequence[Line], out: TextIO, *, colours: bool, observe: Observe | None = None
-) -> None:
+def table(lines: Sequence[Line], out: TextIO, *, colours: bool, witnesses: Witnesses = ()) -> None:
     """Print the edges, those of a service together."""
-    columns = (*COLUMNS[:-1], *(["PROXIES"] if observe else []), COLUMNS[-1])
+    columns = (*COLUMNS[:-1], *(one.name.upper() for one in witnesses), COLUMNS[-1])
     ordered = sorted(
         lines,
         key=lambda e: (
@@ -166,7 +191,7 @@ def table(
                 line.row.client,
                 line.row.server,
                 verdict([line.row.effective]),
-                *([observe(line.row).text] if observe else []),
+                *(one.observe(line.row).text for one in witnesses),
                 line.row.why,
             )
         )
@@ -189,10 +214,10 @@ def pair(
     out: TextIO,
     *,
     colours: bool,
-    observe: Observe | None = None,
+    witnesses: Witnesses = (),
 ) -> None:
     """Print one pair: its edges, what decided, what to change; the verdict is the last line."""
-    table(lines, out, colours=colours, observe=observe)
+    table(lines, out, colours=colours, witnesses=witnesses)
     for line in lines:
         row = line.row
         subset = f" subset {row.subset}" if row.subset else ""
@@ -203,14 +228,16 @@ def pair(
             ("server", f"{row.server} ({facts.server_rule(row)})"),
         ]
         entries += [("why", row.why), *(("change", step) for step in advise(row, facts))]
-        entries += [("seen", text) for text in (sightings(observe(row)) if observe else ())]
+        entries += [("seen", text) for one in witnesses for text in one.tell(row)]
         for label, text in entries:
             out.write(f"  {label + ':':8}{printable(text)}\n")
     modes = [line.row.effective for line in lines]
     worst = next((mode for mode in modes if mode not in SECURE), modes[0])
     said = verdict(modes)
-    if observe and any(observe(line.row).trouble for line in lines):
-        worst, said = Effective.CONFLICT, f"{said[:-1]}by the objects, not by the proxies ❌"
+    against = [w.name for w in witnesses if any(w.observe(line.row).trouble for line in lines)]
+    if against:
+        others = " and ".join(f"the {name}" for name in against)
+        worst, said = Effective.CONFLICT, f"{said[:-1]}by the objects, not by {others} ❌"
     out.write("\n" + paint(f"TLS Mode: {said}", worst, colours=colours) + "\n")
 
 
@@ -251,7 +278,7 @@ def as_json(
     ignored: Mapping[str, int],
     out: TextIO,
     *,
-    observe: Observe | None = None,
+    witnesses: Witnesses = (),
 ) -> None:
     """Print rows in the terms of the case file, one a line, as they are found."""
     out.write('{"rows": [')
@@ -263,12 +290,20 @@ def as_json(
         entry |= {"client": row.client, "server": row.server, "effective": row.effective}
         entry |= {"ok": row.ok, "why": row.why}
         entry |= {"client_rule": row.client_rule, "server_rule": row.server_rule}
-        entry |= {"observed": observe(row).as_json()} if observe else {}
+        entry |= {"observed": _observed(row, witnesses)} if witnesses else {}
         out.write(comma + json.dumps(entry))
         comma = ",\n"
     said = [{"code": w.code, "subject": w.subject, "text": w.text} for w in warnings]
     rest = f'"warnings": {json.dumps(said, indent=1)},\n"ignored": {json.dumps(dict(ignored))}'
     out.write(f"\n],\n{rest}}}\n")
+
+
+def _observed(row: Row, witnesses: Witnesses) -> dict[str, Any]:
+    told = [one.observe(row).as_json() for one in witnesses]
+    said = {one["agrees"] for one in told}
+    # one that saw nothing takes nothing away from what another saw
+    agrees = {"agrees": False if False in said else True if True in said else None}
+    return {key: value for one in (*told, agrees) for key, value in one.items()}
 
 
 def as_junit(

@@ -78,6 +78,8 @@ def read_files(found: Found, paths: Iterable[str], stdin: BinaryIO) -> None:
         BadInputError: One cannot be read.
     """
     for name in paths:
+        if not name:
+            raise BadInputError("-f: the path is empty; the folder one is in is -f .")
         path, files = Path(name), [name]
         if name != "-" and path.is_dir():
             files = sorted(

@@ -539,7 +539,10 @@ def process(
 def test_the_process_has_the_exit_code() -> None:
     text = json.dumps({"kind": "List", "items": objects("O01")}).encode()
     for argv, code in ((("-f", "-"), 0), (("-f", "-", "--require", "HBONE"), 1), (("-f", ""), 2)):
-        assert process(*argv, stdin=text).returncode == code
+        done = process(*argv, stdin=text)
+        assert done.returncode == code
+        # an empty path is a variable that was not set, and not the folder one is in
+        assert (b"-f: the path is empty" in done.stderr) == (argv == ("-f", ""))
 
 
 def test_help_is_no_error() -> None:
