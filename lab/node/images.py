@@ -67,10 +67,10 @@ def _server(name: str, **environment: str) -> Image:
     return replace(program, entrypoint=(*program.entrypoint, "--drain", str(_DRAIN_S)))
 
 
-def _program(name: str, **environment: str) -> Image:
-    """A program of `lab.apps`, started without the site packages that it does not need."""
+def _program(name: str, flags: tuple[str, ...] = ("-S",), /, **environment: str) -> Image:
+    """A program of `lab.apps`; these flags of Python's spare it the site packages."""
     return Image(
-        entrypoint=(sys.executable, "-S", "-m", f"lab.apps.{name}"),
+        entrypoint=(sys.executable, *flags, "-m", f"lab.apps.{name}"),
         user=1000,
         environment={"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **environment},
     )
@@ -98,6 +98,7 @@ class Images:
             },
             "echo": _server("echo"),
             "client": _program("client"),
+            "otlp-collector": _program("otlp_collector", ()),
         }
         # the entry points and users of the official images
         for name, user in (("prometheus", 65534), ("jaeger", 10001)):
