@@ -139,8 +139,12 @@ def test_crds_that_are_kept_do_not_stop_the_next_up(mesh: Mesh) -> None:
 
 def test_a_namespace_of_somebody_else_is_refused_before_anything_is_made(mesh: Mesh) -> None:
     mesh.kubectl("create", "namespace", "bookinfo")
-    result = mesh.pulumi("up", "--yes", "--skip-preview", ok=False)
-    assert result.code != 0
-    assert "adoptNamespace" in result.out
-    assert "Traceback" not in result.out
-    assert {n["metadata"]["name"] for n in mesh.get("namespaces")} == CLUSTERS_OWN | {"bookinfo"}
+    try:
+        result = mesh.pulumi("up", "--yes", "--skip-preview", ok=False)
+        assert result.code != 0
+        assert "adoptNamespace" in result.out
+        assert "Traceback" not in result.out
+        found = {n["metadata"]["name"] for n in mesh.get("namespaces")}
+        assert found == CLUSTERS_OWN | {"bookinfo"}
+    finally:
+        mesh.kubectl("delete", "namespace", "bookinfo")
