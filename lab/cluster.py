@@ -103,14 +103,40 @@ def create(paths: LabPaths, tools: Tools, *, port: int, isolation: Isolation) ->
     )
 
 
+def ended(paths: LabPaths) -> list[str]:
+    """The components whose process is gone."""
+    return sorted(pid.stem for pid in (_folder(paths) / "pids").glob("*.pid") if not _lives(pid))
+
+
+def _lives(pid: Path) -> bool:
+    try:
+        os.kill(int(pid.read_text()), 0)
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    except ValueError:
+        # it is being written
+        return True
+    return True
+
+
+def revive(paths: LabPaths, tools: Tools) -> None:
+    """Start the components whose process is gone; the others stay as they are."""
+    command = [str(tools.path("kwokctl")), "start", "cluster", "--name", NAME]
+    subprocess.run(command, env=_environment(paths), capture_output=True, check=False)
+
+
 def delete(paths: LabPaths, tools: Tools) -> None:
     """Stop the control plane's processes; needed only where no sandbox ends them."""
     command = [str(tools.path("kwokctl")), "delete", "cluster", "--name", NAME]
     subprocess.run(command, env=_environment(paths), capture_output=True, check=False)
 
 
+def _folder(paths: LabPaths) -> Path:
+    return paths.kwok / "clusters" / NAME
+
+
 def _pki(paths: LabPaths) -> Path:
-    return paths.kwok / "clusters" / NAME / "pki"
+    return _folder(paths) / "pki"
 
 
 def _environment(paths: LabPaths) -> dict[str, str]:

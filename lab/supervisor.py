@@ -22,10 +22,12 @@ from lab.node.loopback import pump, serve_egress
 from lab.node.server import Server
 from lab.paths import LabPaths
 from lab.sandbox import Isolation, prepare_network, run
-from lab.toolchain import ensure
+from lab.toolchain import Tools, ensure
 
 TOOLS = (*cluster.TOOLS, *PROGRAMS, "envoy_bootstrap.json")
 """Programs of the control plane, and those that the node agent starts."""
+
+_LOOKS_EVERY_S = 2
 
 _LOG = logging.getLogger("lab")
 
@@ -97,12 +99,26 @@ async def _run(
         paths.facts.with_suffix(".new").write_text(json.dumps(facts))
         paths.facts.with_suffix(".new").rename(paths.facts)
         _LOG.info("the lab is ready on port %d", port)
-        await agent.run()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_keep(paths, tools))
+            tasks.create_task(agent.run())
     finally:
         await agent.stop()
         await api.close()
         if isolation is Isolation.NONE:
             cluster.delete(paths, tools)
+
+
+async def _keep(paths: LabPaths, tools: Tools) -> None:
+    """Start what ended of the control plane.
+
+    On a slow machine controller-manager and scheduler give up on an API server that is late.
+    """
+    while True:
+        if ended := cluster.ended(paths):
+            _LOG.warning("ended, and started again: %s", ", ".join(ended))
+            await asyncio.to_thread(cluster.revive, paths, tools)
+        await asyncio.sleep(_LOOKS_EVERY_S)
 
 
 async def _forward(

@@ -57,6 +57,24 @@ def test_a_killed_lab_is_replaced_by_a_fresh_one(paths: LabPaths) -> None:
     assert "left-behind" not in _kubectl(paths, "get", "namespaces", "-o", "name")
 
 
+def test_a_part_of_the_control_plane_that_ends_is_started_again(paths: LabPaths) -> None:
+    up(paths)
+    file = next(paths.kwok.rglob("pids/kube-controller-manager.pid"))
+    before = file.read_text()
+    # the file's number is the sandbox's own
+    (process,) = (
+        pid
+        for pid in _processes_of(paths)
+        if Path(f"/proc/{pid}/comm").read_text().startswith("kube-controller")
+    )
+    os.kill(process, signal.SIGKILL)
+    # only this process makes the ConfigMap of a new namespace
+    _kubectl(paths, "create", "namespace", "tended")
+    wait = ("--for=create", "configmap/kube-root-ca.crt", "--timeout=60s")
+    _kubectl(paths, "wait", *wait, "-n", "tended")
+    assert file.read_text() != before
+
+
 def test_nothing_survives_down(paths: LabPaths) -> None:
     up(paths)
     assert _processes_of(paths)
