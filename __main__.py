@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import pulumi
 
+import rules
 from components import bookinfo, gateway
 from components.cluster import connect
 from components.control_plane import ControlPlane, ControlPlaneArgs, TraceCollector
 from components.kinds import ROOT_NAMESPACE, ClusterAccess, Distribution
 from components.mesh_namespace import MeshNamespace, MeshNamespaceArgs
-from components.mtls import MtlsHost, MutualTls, MutualTlsArgs
+from components.mtls import MutualTls, MutualTlsArgs
 from components.observability import (
     OTLP_GRPC_PORT,
     TRACING_PROVIDER,
@@ -90,8 +91,9 @@ if settings.ingress_gateway:
         ),
         after(control_plane),
     )
+egress = None
 if settings.egress_gateway:
-    gateway.Gateway(
+    egress = gateway.Gateway(
         "egress",
         gateway.GatewayArgs(direction=gateway.Direction.EGRESS, istio=istio),
         after(control_plane),
@@ -103,12 +105,11 @@ mtls = MutualTls(
         scope=settings.mtls_scope,
         namespace=namespace.namespace,
         exceptions=settings.mtls_exceptions,
-        hosts=tuple(
-            MtlsHost(name=host, versions=bookinfo.versions(host) if settings.bookinfo else ())
-            for host in settings.mtls_hosts
-        ),
     ),
     after(control_plane, namespace),
+)
+calls = rules.declare(
+    settings, ingress=ingress, egress=egress, opts=after(control_plane, namespace)
 )
 if settings.bookinfo:
     bookinfo.Bookinfo(
@@ -122,6 +123,7 @@ if settings.bookinfo:
         ),
         after(namespace),
     )
+    pulumi.export("calls", calls)
     kubectl = access.kubectl()
     pulumi.export(
         "productpage",

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 from pulumi import ComponentResource, Resource, ResourceOptions
 
+from components import call_graph as graph
 from components.application import Application, ApplicationArgs, Workload
 from components.istio_api import Gateway, GatewaySpec, VirtualService, VirtualServiceSpec
 from components.kinds import child
 
 _PORT = 9080
+_ACCOUNT_PREFIX = "bookinfo-"
 _IMAGE = "registry.istio.io/release/examples-bookinfo-{app}-{version}:1.20.3"
 _TMP = ("tmp", "/tmp")  # noqa: S108 a path inside the container, on a volume of its own
 
@@ -71,6 +73,65 @@ WORKLOADS: tuple[Workload, ...] = (
 
 PAGE = "/productpage"
 """Where a browser goes."""
+
+
+_READ = ("GET",)
+
+CALLS: tuple[graph.Call, ...] = (
+    graph.Call(
+        client=graph.INGRESS,
+        server="productpage",
+        operations=(
+            graph.Operation(
+                methods=_READ, paths=(PAGE, "/static/*", "/logout", "/api/v1/products*")
+            ),
+            graph.Operation(methods=("POST",), paths=("/login",)),
+        ),
+    ),
+    graph.Call(
+        client="productpage",
+        server="details",
+        operations=(graph.Operation(methods=_READ, paths=("/details/*",)),),
+    ),
+    graph.Call(
+        client="productpage",
+        server="reviews",
+        operations=(graph.Operation(methods=_READ, paths=("/reviews/*",)),),
+    ),
+    graph.Call(
+        client="reviews",
+        server="ratings",
+        operations=(graph.Operation(methods=_READ, paths=("/ratings/*",)),),
+    ),
+)
+"""Who calls whom to show the page, with the requests that the services really send.
+
+productpage also has `/api/v1/products/N/ratings`, for which it would ask ratings itself. The page
+does not use it and the edge is left out: where calls are restricted, ratings answers 403 there.
+"""
+
+
+def call_graph(namespace: str, gateway: graph.Gateway | None) -> graph.CallGraph:
+    """Bookinfo's call graph.
+
+    Args:
+        namespace: Where Bookinfo is.
+        gateway: The ingress gateway; without one nobody may call productpage.
+    """
+    return graph.CallGraph(
+        namespace=namespace,
+        services=tuple(
+            graph.Service(name=app, port=_PORT, account=f"{_ACCOUNT_PREFIX}{app}")
+            for app in dict.fromkeys(row.app for row in WORKLOADS)
+        ),
+        calls=tuple(call for call in CALLS if gateway is not None or call.client != graph.INGRESS),
+        gateway=gateway,
+    )
+
+
+def gateway_only(app: str) -> bool:
+    """Whether nobody but the ingress gateway calls this service."""
+    return {call.client for call in CALLS if call.server == app} == {graph.INGRESS}
 
 
 def versions(app: str) -> tuple[str, ...]:
@@ -165,7 +226,7 @@ class Bookinfo(ComponentResource):
             ApplicationArgs(
                 namespace=args.namespace,
                 workloads=WORKLOADS,
-                account_prefix="bookinfo-",
+                account_prefix=_ACCOUNT_PREFIX,
                 pods_after=args.istiod,
             ),
             opts=ResourceOptions(parent=self),

@@ -40,26 +40,77 @@ class ClientTls(TypedDict):
     """What a client's proxy sends: ISTIO_MUTUAL, SIMPLE, MUTUAL or DISABLE."""
 
     mode: str
+    sni: NotRequired[str]
+    """The name that is asked for in the handshake."""
+    subjectAltNames: NotRequired[list[str]]
+    """Names of which the server's certificate must have one; given a `sni`, nothing implies it."""
 
 
-class TrafficPolicy(TypedDict):
-    """The slice of a traffic policy that is written here."""
+class TcpPool(TypedDict):
+    """Limits on connections of any protocol."""
 
+    maxConnections: int
+
+
+class HttpPool(TypedDict):
+    """Limits on requests."""
+
+    http1MaxPendingRequests: int
+
+
+class ConnectionPool(TypedDict, total=False):
+    """Limits of each client to each endpoint group."""
+
+    tcp: TcpPool
+    http: HttpPool
+
+
+class OutlierDetection(TypedDict):
+    """When an endpoint gets no requests for a while."""
+
+    consecutive5xxErrors: int
+    interval: str
+    """How often ejected endpoints are looked at again."""
+    baseEjectionTime: NotRequired[str]
+    maxEjectionPercent: int
+    """Share of the endpoints that may be ejected at once; 10 percent if unset."""
+
+
+class PortSelector(TypedDict):
+    """A port of a service."""
+
+    number: int
+
+
+class PortTrafficPolicy(TypedDict):
+    """A traffic policy for one port; nothing of the policy around it is inherited."""
+
+    port: PortSelector
     tls: ClientTls
 
 
+class TrafficPolicy(TypedDict, total=False):
+    """How clients speak to a host, all its subsets included."""
+
+    connectionPool: ConnectionPool
+    outlierDetection: OutlierDetection
+    tls: ClientTls
+    portLevelSettings: list[PortTrafficPolicy]
+
+
 class Subset(TypedDict):
-    """Some of a host's pods, by label."""
+    """Some of a host's pods, by label, and what is different for them."""
 
     name: str
-    labels: dict[str, str]
+    labels: NotRequired[dict[str, str]]
+    trafficPolicy: NotRequired[TrafficPolicy]
 
 
 class DestinationRuleSpec(TypedDict):
     """https://istio.io/latest/docs/reference/config/networking/destination-rule/."""
 
     host: str
-    trafficPolicy: TrafficPolicy
+    trafficPolicy: NotRequired[TrafficPolicy]
     subsets: NotRequired[list[Subset]]
 
 
@@ -71,11 +122,18 @@ class Port(TypedDict):
     protocol: str
 
 
+class ServerTls(TypedDict):
+    """What a gateway makes of TLS: ISTIO_MUTUAL, SIMPLE, MUTUAL or PASSTHROUGH."""
+
+    mode: str
+
+
 class Server(TypedDict):
     """A port of a gateway and the hosts served there."""
 
     port: Port
     hosts: list[str]
+    tls: NotRequired[ServerTls]
 
 
 class GatewaySpec(TypedDict):
@@ -90,37 +148,108 @@ class StringMatch(TypedDict, total=False):
 
     exact: str
     prefix: str
+    regex: str
+    """RE2, of the whole value."""
 
 
-class HttpMatch(TypedDict):
-    """Requests by path."""
+class HttpMatch(TypedDict, total=False):
+    """Requests that fit all of these."""
 
     uri: StringMatch
-
-
-class PortSelector(TypedDict):
-    """A port of a service."""
-
-    number: int
+    headers: dict[str, StringMatch]
+    """Keyed by the header's name in lower case."""
+    port: int
+    gateways: list[str]
 
 
 class Destination(TypedDict):
     """Where matching requests go."""
 
     host: str
-    port: PortSelector
+    subset: NotRequired[str]
+    port: NotRequired[PortSelector]
+    """Without it the port that was asked for, or the only one of the service."""
 
 
 class Route(TypedDict):
     """One destination of a route."""
 
     destination: Destination
+    weight: NotRequired[int]
+
+
+class Percent(TypedDict):
+    """0 to 100, with fractions."""
+
+    value: float
+
+
+class HttpDelay(TypedDict):
+    """Requests that are held up."""
+
+    percentage: Percent
+    fixedDelay: str
+
+
+class HttpAbort(TypedDict):
+    """Requests that are answered by the client's proxy."""
+
+    percentage: Percent
+    httpStatus: int
+
+
+class HttpFault(TypedDict, total=False):
+    """Failures made on purpose."""
+
+    delay: HttpDelay
+    abort: HttpAbort
+
+
+class HttpRetries(TypedDict):
+    """How failed requests are sent again."""
+
+    attempts: int
+    perTryTimeout: NotRequired[str]
+    retryOn: NotRequired[str]
+
+
+class HeaderChanges(TypedDict, total=False):
+    """Changes to some headers."""
+
+    remove: list[str]
+
+
+class Headers(TypedDict, total=False):
+    """Changes to the headers of requests."""
+
+    request: HeaderChanges
 
 
 class HttpRoute(TypedDict):
-    """Requests that match any of `match` go to `route`."""
+    """Requests that fit any of `match`, or all without it, go to `route`."""
 
-    match: list[HttpMatch]
+    match: NotRequired[list[HttpMatch]]
+    route: list[Route]
+    fault: NotRequired[HttpFault]
+    retries: NotRequired[HttpRetries]
+    timeout: NotRequired[str]
+    mirror: NotRequired[Destination]
+    mirrorPercentage: NotRequired[Percent]
+    headers: NotRequired[Headers]
+
+
+class TlsMatch(TypedDict):
+    """TLS connections that fit all of these."""
+
+    sniHosts: list[str]
+    port: NotRequired[int]
+    gateways: NotRequired[list[str]]
+
+
+class TlsRoute(TypedDict):
+    """TLS connections that fit any of `match` go to `route`, undecrypted."""
+
+    match: list[TlsMatch]
     route: list[Route]
 
 
@@ -128,8 +257,34 @@ class VirtualServiceSpec(TypedDict):
     """https://istio.io/latest/docs/reference/config/networking/virtual-service/."""
 
     hosts: list[str]
-    gateways: list[str]
-    http: list[HttpRoute]
+    gateways: NotRequired[list[str]]
+    """Without it `mesh`: every sidecar."""
+    http: NotRequired[list[HttpRoute]]
+    tls: NotRequired[list[TlsRoute]]
+
+
+class ServicePort(TypedDict):
+    """A port of a host outside the mesh."""
+
+    number: int
+    name: str
+    protocol: str
+
+
+class Endpoint(TypedDict):
+    """Where a host outside the mesh really is: an address or a DNS name."""
+
+    address: str
+
+
+class ServiceEntrySpec(TypedDict):
+    """https://istio.io/latest/docs/reference/config/networking/service-entry/."""
+
+    hosts: list[str]
+    location: str
+    ports: list[ServicePort]
+    resolution: str
+    endpoints: NotRequired[list[Endpoint]]
 
 
 class ProviderRef(TypedDict):
@@ -283,6 +438,31 @@ class VirtualService(_IstioResource):
         )
 
 
+class ServiceEntry(_IstioResource):
+    """A host outside the mesh that its proxies know."""
+
+    def __init__(
+        self,
+        resource_name: str,
+        *,
+        name: str,
+        namespace: str,
+        spec: ServiceEntrySpec,
+        annotations: Mapping[str, str] | None = None,
+        opts: ResourceOptions | None = None,
+    ) -> None:
+        super().__init__(
+            resource_name,
+            api_version="networking.istio.io/v1",
+            kind="ServiceEntry",
+            name=name,
+            namespace=namespace,
+            spec=spec,
+            annotations=annotations,
+            opts=opts,
+        )
+
+
 class Telemetry(_IstioResource):
     """What the proxies of a mesh, a namespace or some workloads tell of their traffic."""
 
@@ -300,6 +480,75 @@ class Telemetry(_IstioResource):
             resource_name,
             api_version="telemetry.istio.io/v1",
             kind="Telemetry",
+            name=name,
+            namespace=namespace,
+            spec=spec,
+            annotations=annotations,
+            opts=opts,
+        )
+
+
+class Source(TypedDict):
+    """Who asks."""
+
+    principals: list[str]
+    """Identities from the client's certificate, without `spiffe://`."""
+
+
+class From(TypedDict):
+    """One kind of client."""
+
+    source: Source
+
+
+class AllowedOperation(TypedDict):
+    """What is asked for; all keys must fit, and of each key one value."""
+
+    methods: NotRequired[list[str]]
+    paths: NotRequired[list[str]]
+    ports: NotRequired[list[str]]
+    """Ports of the workload, not of its Service."""
+
+
+class To(TypedDict):
+    """One kind of request."""
+
+    operation: AllowedOperation
+
+
+# functional, because `from` is a word of Python's
+AuthorizationRule = TypedDict("AuthorizationRule", {"from": list[From], "to": list[To]})
+"""Any of the clients may send any of the requests."""
+
+
+class AuthorizationPolicySpec(TypedDict):
+    """https://istio.io/latest/docs/reference/config/security/authorization-policy/."""
+
+    selector: NotRequired[WorkloadSelector]
+    action: NotRequired[str]
+    """ALLOW where it is left out."""
+
+    rules: NotRequired[list[AuthorizationRule]]
+    """Without any, ALLOW allows nothing."""
+
+
+class AuthorizationPolicy(_IstioResource):
+    """Who may ask the workloads of a mesh, a namespace or a selector for what."""
+
+    def __init__(
+        self,
+        resource_name: str,
+        *,
+        name: str,
+        namespace: str,
+        spec: AuthorizationPolicySpec,
+        annotations: Mapping[str, str] | None = None,
+        opts: ResourceOptions | None = None,
+    ) -> None:
+        super().__init__(
+            resource_name,
+            api_version="security.istio.io/v1",
+            kind="AuthorizationPolicy",
             name=name,
             namespace=namespace,
             spec=spec,

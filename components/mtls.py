@@ -1,4 +1,4 @@
-"""Mutual TLS: what the proxies accept, who is excepted and why, and what clients send.
+"""Mutual TLS: what the proxies accept, who is excepted and why. What clients send is `traffic`.
 
 Istio applies the narrowest PeerAuthentication that fits a pod, and of several in one scope the
 oldest as a whole; nothing is merged. So all exceptions of one selector become one object here, and
@@ -17,8 +17,6 @@ from enum import StrEnum
 from pulumi import ComponentResource, ResourceOptions
 
 from components.istio_api import (
-    DestinationRule,
-    DestinationRuleSpec,
     PeerAuthentication,
     PeerAuthenticationSpec,
     PeerMutualTls,
@@ -72,17 +70,6 @@ class MtlsException:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MtlsHost:
-    """A service for which clients are told to send mutual TLS, whatever they would find out."""
-
-    name: str
-    """Name of the Service in the mesh namespace."""
-
-    versions: tuple[str, ...] = ()
-    """Values of the label `version` among its pods; each becomes a subset."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class MutualTlsArgs:
     """What is enforced, where, and except for whom."""
 
@@ -93,13 +80,10 @@ class MutualTlsArgs:
     """Where."""
 
     namespace: str
-    """The mesh namespace: exceptions and hosts are there."""
+    """The mesh namespace: exceptions are there."""
 
     exceptions: tuple[MtlsException, ...] = ()
     """Who accepts something else."""
-
-    hosts: tuple[MtlsHost, ...] = ()
-    """Services that get a DestinationRule with ISTIO_MUTUAL."""
 
     def __post_init__(self) -> None:
         """Refuse exceptions that Istio would not apply as they read.
@@ -151,17 +135,6 @@ def excepted(exceptions: Sequence[MtlsException]) -> PeerAuthenticationSpec:
     return spec
 
 
-def mutual(host: MtlsHost) -> DestinationRuleSpec:
-    """Specification of a host's DestinationRule."""
-    spec: DestinationRuleSpec = {
-        "host": host.name,
-        "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}},
-    }
-    if host.versions:
-        spec["subsets"] = [{"name": v, "labels": {"version": v}} for v in host.versions]
-    return spec
-
-
 def exception_name(selector: tuple[tuple[str, str], ...]) -> str:
     """Name of the policy for a selector: readable, valid as a name, and unlike any other's."""
     pairs = sorted(selector)
@@ -188,7 +161,7 @@ def _where(one: MtlsException) -> str:
 
 
 class MutualTls(ComponentResource):
-    """`service-mesh:mtls:MutualTls`: PeerAuthentications and DestinationRules.
+    """`service-mesh:mtls:MutualTls`: PeerAuthentications.
 
     istiod must be ready before: its webhook validates them.
     """
@@ -220,14 +193,6 @@ class MutualTls(ComponentResource):
                 annotations={
                     _REASON_ANNOTATION: "; ".join(f"{_where(one)}: {one.reason}" for one in same)
                 },
-                opts=child(self),
-            )
-        for host in args.hosts:
-            DestinationRule(
-                f"{name}-{host.name}",
-                name=host.name,
-                namespace=args.namespace,
-                spec=mutual(host),
                 opts=child(self),
             )
         self.modes = {

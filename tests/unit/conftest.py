@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pulumi
 import pytest
 from pulumi.runtime import mocks, rpc
+from pulumi.runtime.config import CONFIG, set_all_config
 from pulumi.runtime.settings import ROOT, get_root_resource
 from pulumi.runtime.stack import Stack
 from pulumi_kubernetes import Provider
+
+from settings import Settings
 
 PROJECT = "service-mesh"
 STACK = "dev"
@@ -224,3 +228,27 @@ def deploy(run_program: Run) -> Deploy:
         return run_program(program)
 
     return run
+
+
+Load = Callable[..., Settings]
+
+
+@pytest.fixture
+def load() -> Iterator[Load]:
+    """Settings.load as in a stack with these keys; lists and objects as Pulumi passes them."""
+    before = CONFIG.get()
+
+    def _load(*, secret: Sequence[str] = (), **values: object) -> Settings:
+        set_all_config(
+            {f"{PROJECT}:{key}": as_config(value) for key, value in values.items()},
+            [f"{PROJECT}:{key}" for key in secret],
+        )
+        return Settings.load(pulumi.Config(PROJECT))
+
+    yield _load
+    set_all_config(before, [])
+
+
+def as_config(value: object) -> str:
+    """A setting as the CLI hands it over."""
+    return value if isinstance(value, str) else json.dumps(value)

@@ -15,7 +15,16 @@ import pytest
 from pulumi_kubernetes.core.v1 import ConfigMap
 
 from components.application import Application, ApplicationArgs, Workload
-from components.bookinfo import Bookinfo, BookinfoArgs, Ingress, how_to_open, versions
+from components.bookinfo import (
+    Bookinfo,
+    BookinfoArgs,
+    Ingress,
+    call_graph,
+    how_to_open,
+    versions,
+    virtual_service_spec,
+)
+from components.call_graph import INGRESS, Gateway
 from tests.unit.conftest import Deploy, Deployed, Registered
 
 # upstream's facts
@@ -257,6 +266,57 @@ def test_versions_are_those_that_are_deployed() -> None:
     assert versions("reviews") == ("v1", "v2", "v3")
     assert versions("details") == ("v1",)
     assert versions("orders") == ()
+
+
+# the call graph
+
+GATEWAY = Gateway(
+    namespace="istio-system", account="istio-ingressgateway", labels={"istio": "ingressgateway"}
+)
+
+
+def test_the_call_graph_is_that_of_the_page_and_nothing_else() -> None:
+    graph = call_graph("shop", GATEWAY)
+
+    assert {(call.client, call.server) for call in graph.calls} == {
+        (INGRESS, "productpage"),
+        ("productpage", "details"),
+        ("productpage", "reviews"),
+        ("reviews", "ratings"),
+    }
+
+
+def test_without_a_gateway_nobody_calls_productpage() -> None:
+    graph = call_graph("shop", None)
+
+    assert not graph.callers("productpage")
+    assert len(graph.calls) == 3
+
+
+def test_the_graphs_services_are_those_that_are_deployed(deploy: Deploy) -> None:
+    deployed = bookinfo(deploy, None)
+
+    ports = {
+        (
+            spec["template"]["metadata"]["labels"]["app"],
+            spec["template"]["spec"]["serviceAccountName"],
+        ): container["ports"][0]["containerPort"]
+        for spec in (one.inputs["spec"] for one in deployed.of_kind("Deployment"))
+        for container in spec["template"]["spec"]["containers"]
+    }
+    assert {(one.name, one.account): one.port for one in call_graph("shop", None).services} == ports
+
+
+def test_the_gateway_may_ask_for_what_it_routes_and_for_nothing_else() -> None:
+    [call] = call_graph("shop", GATEWAY).callers("productpage")
+    allowed = {path.rstrip("*/") for one in call.operations for path in one.paths}
+    routed = {
+        path
+        for match in virtual_service_spec()["http"][0]["match"]
+        for path in match["uri"].values()
+    }
+
+    assert allowed == routed
 
 
 # the generic application

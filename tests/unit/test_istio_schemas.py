@@ -15,14 +15,23 @@ import pytest
 from components.bookinfo import Bookinfo, BookinfoArgs, Ingress
 from components.mtls import (
     MtlsException,
-    MtlsHost,
     MtlsMode,
     MtlsScope,
     MutualTls,
     MutualTlsArgs,
 )
 from components.observability import MeshTelemetry, MeshTelemetryArgs
-from tests.unit import charts
+from components.traffic import (
+    AbRoute,
+    CircuitBreaker,
+    Egress,
+    HostTraffic,
+    MatchBy,
+    Retries,
+    Traffic,
+    TrafficArgs,
+)
+from tests.unit import charts, test_egress, test_traffic
 from tests.unit.conftest import Deploy
 
 INGRESS = Ingress(selector={"istio": "ingressgateway"}, port=8080)
@@ -66,9 +75,25 @@ MTLS = [
             exception("both", 9080, MtlsMode.PERMISSIVE),
             exception("both", None, MtlsMode.DISABLE),
         ),
-        hosts=(MtlsHost(name="reviews", versions=("v1", "v2")), MtlsHost(name="orders")),
     ),
 ]
+
+TRAFFIC = TrafficArgs(
+    namespace="shop",
+    hosts=(
+        test_traffic.MOST,
+        HostTraffic(host="orders"),
+        test_traffic.reviews(host="ratings", retries=Retries(attempts=0)),
+        test_traffic.reviews(
+            host="details",
+            ab=(
+                test_traffic.BETA,
+                AbRoute(version="v2", by=MatchBy.COOKIE, name="beta", value="yes"),
+            ),
+            circuit_breaker=CircuitBreaker(max_connections=1, max_pending_requests=1),
+        ),
+    ),
+)
 
 TELEMETRY = [
     MeshTelemetryArgs(tracing="jaeger"),
@@ -97,6 +122,23 @@ def test_bookinfos_way_in_fits_the_crds(deploy: Deploy) -> None:
         validate(dict(one.inputs))
 
 
+def test_traffic_fits_the_crds(deploy: Deploy) -> None:
+    def build(opts: pulumi.ResourceOptions) -> None:
+        Traffic("traffic", TRAFFIC, opts)
+        Egress("outside", test_egress.args(*test_egress.ALL), opts)
+
+    found = [one for one in deploy(build).resources if "istio.io/" in one.type]
+
+    assert {one.inputs["kind"] for one in found} == {
+        "DestinationRule",
+        "Gateway",
+        "ServiceEntry",
+        "VirtualService",
+    }
+    for one in found:
+        validate(dict(one.inputs))
+
+
 @pytest.mark.parametrize("args", TELEMETRY)
 def test_telemetry_fits_the_crds(deploy: Deploy, args: MeshTelemetryArgs) -> None:
     [found] = deploy(lambda opts: MeshTelemetry("telemetry", args, opts)).of_kind("Telemetry")
@@ -111,6 +153,8 @@ def test_every_kind_comes_back_from_the_store_as_it_was_written(deploy: Deploy) 
         Bookinfo("bookinfo", BookinfoArgs(namespace="shop", ingress=INGRESS), opts)
         MutualTls("mtls", MTLS[-1], opts)
         MeshTelemetry("telemetry", TELEMETRY[-1], opts)
+        Traffic("traffic", TRAFFIC, opts)
+        Egress("outside", test_egress.args(*test_egress.ALL), opts)
 
     written = {
         (one.inputs["apiVersion"], one.inputs["kind"])
@@ -122,6 +166,7 @@ def test_every_kind_comes_back_from_the_store_as_it_was_written(deploy: Deploy) 
         "DestinationRule",
         "Gateway",
         "PeerAuthentication",
+        "ServiceEntry",
         "Telemetry",
         "VirtualService",
     }

@@ -1,4 +1,4 @@
-"""Mutual TLS: one policy for all, exceptions that say why, and what clients send."""
+"""Mutual TLS: one policy for all, and exceptions that say why."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 
 from components.mtls import (
     MtlsException,
-    MtlsHost,
     MtlsMode,
     MtlsScope,
     MutualTls,
@@ -158,28 +157,6 @@ def test_exceptions_that_exclude_each_other_are_fine() -> None:
 
     assert exception_problems([exception(v1), exception(v2), exception(RATINGS)]) == []
     assert exception_problems([exception(port=1), exception(port=2), exception()]) == []
-
-
-def test_a_host_gets_mutual_tls_and_a_subset_for_each_version(deploy: Deploy) -> None:
-    deployed = deploy_mtls(deploy, hosts=(MtlsHost(name="reviews", versions=("v1", "v2")),))
-
-    [rule] = deployed.of_kind("DestinationRule")
-    assert where(rule) == ("shop", "reviews")
-    assert rule.inputs["spec"] == {
-        "host": "reviews",
-        "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}},
-        "subsets": [
-            {"name": "v1", "labels": {"version": "v1"}},
-            {"name": "v2", "labels": {"version": "v2"}},
-        ],
-    }
-
-
-def test_a_host_of_unknown_versions_has_no_subsets(deploy: Deploy) -> None:
-    deployed = deploy_mtls(deploy, hosts=(MtlsHost(name="orders"),))
-
-    [rule] = deployed.of_kind("DestinationRule")
-    assert "subsets" not in rule.inputs["spec"], "a subset without pods is an error to Istio"
 
 
 def test_outputs_tell_the_mode_of_each_namespace_and_its_exceptions(deploy: Deploy) -> None:

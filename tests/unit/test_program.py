@@ -296,12 +296,12 @@ def test_bookinfo_can_be_left_out(program: Program) -> None:
 
     assert not deployed.of_kind("Deployment")
     assert "productpage" not in deployed.exports
-    rule = deployed.named("mtls-reviews").inputs["spec"]
+    rule = deployed.named("traffic-reviews-rule").inputs["spec"]
     assert "subsets" not in rule, "somebody else's reviews has versions of its own"
 
 
 def test_a_host_of_bookinfo_has_the_subsets_that_are_deployed(program: Program) -> None:
-    rule = program().named("mtls-reviews").inputs["spec"]
+    rule = program().named("traffic-reviews-rule").inputs["spec"]
 
     assert [one["name"] for one in rule["subsets"]] == ["v1", "v2", "v3"]
 
@@ -415,6 +415,102 @@ def test_no_secret_is_anywhere_but_in_secrets(program: Program, password: str) -
     assert "correct-horse" in json.dumps(grafana.inputs) or not password
 
 
+EVERYTHING: dict[str, Any] = {
+    "authorizationPolicy": "enforce",
+    "networkPolicy": True,
+    "canary": {"service": "reviews", "stable": "v1", "canary": "v3", "weight": 10},
+    "abRoutes": [{"service": "reviews", "version": "v2", "user": "jason"}],
+    "resilience": [{"service": "ratings", "attempts": 3, "timeout": "2s"}],
+    "faults": [{"service": "details", "percent": 50, "delay": "1s"}],
+    "egressHosts": [{"host": "www.example.com", "port": 443, "tls": "originate"}],
+}
+
+
+def test_what_is_asked_for_of_calls_waits_for_istiod_and_the_namespace(program: Program) -> None:
+    deployed = program(**EVERYTHING)
+
+    made = {one.type.split(":")[-1] for one in deployed.resources}
+    assert made >= {"AuthorizationPolicy", "NetworkPolicy", "VirtualService", "ServiceEntry"}
+    for component in ("access", "network", "traffic", "outside"):
+        assert {ISTIOD, "mesh-namespace"} <= deployed.waits_for(component), component
+
+
+def test_everything_said_of_a_service_is_one_virtual_service_and_one_destination_rule(
+    program: Program,
+) -> None:
+    deployed = program(**EVERYTHING)
+
+    for kind, hosts in (
+        ("VirtualService", {"reviews", "ratings", "details"}),
+        ("DestinationRule", {"reviews", "ratings", "details"}),
+    ):
+        found = [
+            one.inputs["metadata"]["name"]
+            for one in deployed.of_kind(kind)
+            if one.name.startswith("traffic-")
+        ]
+        assert sorted(found) == sorted(hosts), kind
+    routes = deployed.named("traffic-reviews-routes").inputs["spec"]["http"]
+    assert routes[0]["match"] == [{"headers": {"end-user": {"exact": "jason"}}}]
+    assert [one["weight"] for one in routes[1]["route"]] == [90, 10]
+    for rule in deployed.of_kind("DestinationRule"):
+        if rule.name.startswith("traffic-"):
+            assert rule.inputs["spec"]["trafficPolicy"]["tls"] == {"mode": "ISTIO_MUTUAL"}
+
+
+def test_another_weight_changes_that_weight_and_nothing_else(program: Program) -> None:
+    before, after = (
+        {one["name"]: one for one in graph(program(**{**EVERYTHING, "canary": {**canary}}))}
+        for canary in (
+            EVERYTHING["canary"],
+            {**EVERYTHING["canary"], "weight": 50},
+        )
+    )
+
+    assert [name for name in before if before[name] != after[name]] == ["traffic-reviews-routes"]
+
+
+def test_the_gateway_is_the_only_client_outside_the_namespace(program: Program) -> None:
+    deployed = program(authorizationPolicy="enforce")
+
+    policy = deployed.named("access-productpage").inputs["spec"]
+    release = deployed.releases()["istio-ingressgateway"].inputs["name"]
+    [source] = policy["rules"][0]["from"]
+    assert source["source"]["principals"] == [f"cluster.local/ns/istio-system/sa/{release}"]
+    assert deployed.named("access-reviews").inputs["spec"]["rules"][0]["from"] == [
+        {"source": {"principals": ["cluster.local/ns/bookinfo/sa/bookinfo-productpage"]}}
+    ]
+
+
+def test_pods_may_reach_what_the_settings_give_them(program: Program) -> None:
+    def reached(**changes: object) -> str:
+        deployed = program(networkPolicy=True, **changes)
+        return json.dumps(deployed.named("network-allow-mesh").inputs["spec"]["egress"])
+
+    egress = EVERYTHING["egressHosts"]
+    assert ('"jaeger"' in reached(), '"egressgateway"' in reached()) == (True, False)
+    assert '"jaeger"' not in reached(observability=["prometheus"])
+    assert '"egressgateway"' in reached(egressHosts=egress)
+
+
+def test_prometheus_is_let_in_where_it_is(program: Program) -> None:
+    def mesh(**changes: object) -> Mapping[str, Any]:
+        deployed = program(networkPolicy=True, **changes)
+        spec: Mapping[str, Any] = deployed.named("network-allow-mesh").inputs["spec"]
+        return spec
+
+    assert "watch" in json.dumps(mesh(observabilityNamespace="watch")["ingress"])
+    assert "ingress" not in mesh(observability=["jaeger"])
+
+
+def test_without_new_settings_there_is_nothing_new(program: Program) -> None:
+    deployed = program(mtlsHosts=[])
+
+    for kind in ("AuthorizationPolicy", "NetworkPolicy", "ServiceEntry", "DestinationRule"):
+        assert not deployed.of_kind(kind), kind
+    assert "traffic" not in deployed.names()
+
+
 def test_an_adopted_namespace_is_never_owned(program: Program) -> None:
     deployed = program(namespace="default", adoptNamespace=True)
 
@@ -436,6 +532,12 @@ def test_outputs_are_what_a_person_wants_to_know(program: Program) -> None:
         "kubeContext": "test",
         "controlPlaneNamespace": "istio-system",
         "mtls": {"istio-system": "STRICT", "bookinfo": "STRICT"},
+        "calls": [
+            {"client": "istio-system/istio-ingressgateway-*", "server": "productpage.bookinfo"},
+            {"client": "bookinfo/productpage-*", "server": "details.bookinfo"},
+            {"client": "bookinfo/productpage-*", "server": "reviews.bookinfo"},
+            {"client": "bookinfo/reviews-*", "server": "ratings.bookinfo"},
+        ],
         "observability": {
             "prometheus": "http://prometheus.istio-system.svc.cluster.local:9090",
             "grafana": "http://grafana.istio-system.svc.cluster.local:3000",
