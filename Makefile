@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 # an Output in an f-string raises instead of writing a warning into a resource
 export PULUMI_ERROR_OUTPUT_STRING := true
 
-.PHONY: help up preview verify sniff down kiali grafana jaeger prometheus lab-up lab-down lab-status url env test format lint types layers \
+.PHONY: help up preview verify sniff down exercise kiali grafana jaeger prometheus lab-up lab-down lab-status url env test format lint types layers \
 	unit golden e2e bench truth tools system charts settings-table clean
 
 help: ## this list
@@ -46,6 +46,9 @@ jaeger: ## traces of requests, likewise
 prometheus: ## metrics, likewise
 kiali grafana jaeger prometheus: $(VENV)
 	@$(LAB) dashboard $@ --stack $(STACK)
+
+exercise: $(VENV) system ## a frontend, a backend, strict mTLS: on a lab of its own, and proven
+	@$(LAB) exercise
 
 # --- the lab -------------------------------------------------------------------------------------
 
@@ -88,6 +91,7 @@ lint: $(VENV)
 
 types: $(VENV)
 	@$(BIN)/mypy .
+	@$(BIN)/mypy examples/two-services/__main__.py
 
 layers: $(VENV)
 	@$(BIN)/lint-imports --no-cache

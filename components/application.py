@@ -49,7 +49,7 @@ class Workload:
     """Label `version`, and the end of the Deployment's name, e.g. "v1"."""
 
     image: str
-    """Container image with its tag. It must run as a numeric user that is not root."""
+    """Container image with its tag. It must run as a user that is not root."""
 
     port: int
     """The port the container listens on, and the Service's, 1 to 65535."""
@@ -71,6 +71,9 @@ class Workload:
 
     pod_annotations: tuple[tuple[str, str], ...] = ()
     """Annotations of the pods."""
+
+    user: int | None = None
+    """Number of the user it runs as; None: the image's, if that says a number and not a name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,6 +191,8 @@ def _deployment(row: Workload, *, account: str) -> DeploymentSpecArgs:
             allow_privilege_escalation=False,
             capabilities=CapabilitiesArgs(drop=["ALL"]),
             run_as_non_root=True,
+            # of a name kubelet cannot tell whether it is root, and starts nothing
+            run_as_user=row.user,
             seccomp_profile=SeccompProfileArgs(type="RuntimeDefault"),
         ),
     )

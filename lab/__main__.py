@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import dashboard, stack
+from lab.exercise import exercise
 from lab.lifecycle import LabError, Running, down, running, up
 from lab.paths import ROOT, LabPaths
 from lab.playground import Playground
@@ -44,6 +45,8 @@ def main() -> int:
                 return opened.call(*_words(arguments.words))
             case "destroy":
                 return _destroy(arguments.stack, paths)
+            case "exercise":
+                return exercise(paths)
             case "dashboard":
                 with dashboard.until_interrupted():
                     _dashboard(arguments, paths)
@@ -58,7 +61,8 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     """What was typed."""
     parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
-    parser.add_argument("--state", type=Path, default=LabPaths().state, help="folder of the lab")
+    state = Path(os.environ.get("LAB_STATE") or LabPaths().state)
+    parser.add_argument("--state", type=Path, default=state, help="folder of the lab; $LAB_STATE")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("up", help="start the lab; nothing happens when it is up")
     commands.add_parser("down", help="stop the lab and remove all of it")
@@ -71,6 +75,7 @@ def _arguments() -> argparse.Namespace:
     summary = commands.add_parser("summary", help="what runs, what is STRICT, and the proof")
     verify = commands.add_parser("verify", help="prove that every edge is mutual TLS")
     sniff = commands.add_parser("sniff", help="show the bytes on the wire before and after STRICT")
+    commands.add_parser("exercise", help="two services and strict mutual TLS, on a lab of its own")
     destroy = commands.add_parser("destroy", help="destroy a stack, and stop the lab it ran on")
     show = commands.add_parser("dashboard", help="forward a port to a dashboard, until Ctrl-C")
     show.add_argument("part", choices=[part.value for part in dashboard.Part])

@@ -23,7 +23,7 @@ TOOLS: Final = ("pulumi", "pulumi-resource-kubernetes", "kubectl", "istioctl", "
 
 _TAKES_CONFIG_FILE: Final = frozenset({"up", "preview", "destroy", "refresh", "config"})
 
-_ADDRESS: Final = ("service-mesh:kubeContext", "service-mesh:kubeconfig")
+_PROJECT = "service-mesh"
 
 _ISTIO = "1.31.0"
 """The release that the lab's istiod and charts were built from."""
@@ -42,6 +42,12 @@ class Stack:
     config: Path | None
     """Settings file other than the stack's own: the lab adds its context and charts."""
 
+    program: Path = ROOT
+    """Folder of the Pulumi program."""
+
+    project: str = _PROJECT
+    """The program's name: what stands before the colon of its settings."""
+
     @property
     def on_lab(self) -> bool:
         """Whether it runs on the lab and not on a cluster of its own."""
@@ -49,11 +55,12 @@ class Stack:
 
     def cluster(self) -> list[str]:
         """The arguments that lead kubectl, and programs with its flags, to the stack's cluster."""
-        settings = _settings(self.config or ROOT / f"Pulumi.{self.name}.yaml")
-        found = {
-            "--context": settings.get("service-mesh:kubeContext"),
-            "--kubeconfig": settings.get("service-mesh:kubeconfig"),
-        }
+        settings = _settings(self.config or self.program / f"Pulumi.{self.name}.yaml")
+        context, kubeconfig = (settings.get(key) for key in _address(self.project))
+        if kubeconfig:
+            # the settings say it as the program sees it
+            kubeconfig = os.path.relpath(self.program / kubeconfig, ROOT)
+        found = {"--context": context, "--kubeconfig": kubeconfig}
         return [word for flag, value in found.items() if value for word in (flag, value)]
 
     def call(self, *words: str, quiet: bool = False) -> int:
@@ -90,16 +97,17 @@ class Stack:
         Raises:
             LabError: the stack could not be made.
         """
-        if self.call("pulumi", "stack", "select", self.name, quiet=True):
+        where = () if self.program == ROOT else ("-C", str(self.program))
+        if self.call("pulumi", *where, "stack", "select", self.name, quiet=True):
             # `stack init` knows no --config-file: it writes the salt of the stack's secrets beside
             # the project file, and that must not be the one under version control
-            folder = self.config.parent if self.config else ROOT
+            folder = self.config.parent if self.config else self.program
             if self.config:
-                shutil.copy(ROOT / "Pulumi.yaml", folder)
+                shutil.copy(self.program / "Pulumi.yaml", folder)
             self.read("pulumi", "stack", "init", self.name, "--non-interactive", "-C", str(folder))
         known = self.config and words[0] in _TAKES_CONFIG_FILE
         file = ["--config-file", str(self.config)] if known else []
-        return ["pulumi", *words, "--stack", self.name, *file]
+        return ["pulumi", *where, *words, "--stack", self.name, *file]
 
 
 def open_stack(name: str, paths: LabPaths) -> Stack:
@@ -111,12 +119,40 @@ def open_stack(name: str, paths: LabPaths) -> Stack:
     """
     if not needs_lab(name):
         return Stack(name=name, variables=_own_backend(ROOT / ".state"), config=None)
+    tools = _start(paths)
+    config = write_settings(name, paths)
+    return Stack(name=name, variables=variables(paths, tools), config=config)
+
+
+def open_example(program: Path, paths: LabPaths) -> Stack:
+    """The stack `lab` of an example, which takes the settings that a lab needs, on a running lab.
+
+    Raises:
+        LabError: the lab did not start.
+        ToolchainError: a program could not be had.
+    """
+    tools = _start(paths)
+    config = paths.state / "Pulumi.lab.yaml"
+    project = str(_read(program / "Pulumi.yaml")["name"])
+    if not config.exists():
+        needed = overlay(paths, project, program)
+        config.write_text(yaml.safe_dump({"config": needed}, sort_keys=False))
+    return Stack(
+        name="lab",
+        variables=variables(paths, tools),
+        config=config,
+        program=program,
+        project=project,
+    )
+
+
+def _start(paths: LabPaths) -> Tools:
+    """A running lab with Istio's charts beside it."""
     tools = ensure([*TOOLS, "charts"])
     if not paths.charts.exists():
         shutil.copytree(tools.share / "charts", paths.charts)
     up(paths)
-    config = write_settings(name, paths)
-    return Stack(name=name, variables=variables(paths, tools), config=config)
+    return tools
 
 
 def write_settings(name: str, paths: LabPaths) -> Path:
@@ -136,7 +172,7 @@ def write_settings(name: str, paths: LabPaths) -> Path:
     for key in before.keys() - now.keys():
         settings.pop(key, None)
     # a stack on the lab has no other cluster: that choice belongs to the stack's own file
-    settings |= {key: needed[key] for key in _ADDRESS}
+    settings |= {key: needed[key] for key in _address(_PROJECT)}
     # the CLI keeps the salt of the stack's secrets in the file
     merged = {**_read(config), **_read(own), "config": settings}
     config.write_text(yaml.safe_dump(merged, sort_keys=False))
@@ -149,20 +185,23 @@ def needs_lab(name: str) -> bool:
     return not _settings(ROOT / f"Pulumi.{name}.yaml").get("service-mesh:kubeContext")
 
 
-def overlay(paths: LabPaths) -> dict[str, Any]:
+def overlay(
+    paths: LabPaths, project: str = _PROJECT, program: Path | None = None
+) -> dict[str, Any]:
     """Settings that only the lab needs, on top of the stack's own."""
-    return {
-        "service-mesh:kubeContext": CONTEXT,
-        "service-mesh:kubeconfig": str(paths.kubeconfig.relative_to(ROOT)),
-        "service-mesh:chartSource": str(paths.charts.relative_to(ROOT)),
-        "service-mesh:istioVersion": _ISTIO,
+    needed = {
+        "kubeContext": CONTEXT,
+        "kubeconfig": os.path.relpath(paths.kubeconfig, program or ROOT),
+        "chartSource": os.path.relpath(paths.charts, program or ROOT),
+        "istioVersion": _ISTIO,
         # upstream's Envoy lacks the filters that Istio builds into its own
-        "service-mesh:telemetry": False,
-        "service-mesh:istiodEnv": {
+        "telemetry": False,
+        "istiodEnv": {
             "PILOT_ENABLE_METADATA_EXCHANGE": "false",
             "PILOT_ENABLE_ALPN_FILTER": "false",
         },
     }
+    return {f"{project}:{key}": value for key, value in needed.items()}
 
 
 def variables(paths: LabPaths, tools: Tools) -> dict[str, str]:
@@ -201,6 +240,11 @@ def _backend(folder: Path) -> dict[str, str]:
         "PULUMI_BACKEND_URL": state.as_uri(),
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(passphrase),
     }
+
+
+def _address(project: str) -> tuple[str, str]:
+    """The settings that say which cluster."""
+    return f"{project}:kubeContext", f"{project}:kubeconfig"
 
 
 def _text(value: object) -> str:

@@ -96,6 +96,7 @@ class Images:
                 f"examples-bookinfo-{name}-{version}": _server(name, SERVICE_VERSION=version)
                 for name, version in _BOOKINFO
             },
+            "podinfo": _server("podinfo"),
             "echo": _server("echo"),
             "client": _program("client"),
             "otlp-collector": _program("otlp_collector", ()),

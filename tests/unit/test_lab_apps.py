@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from lab.apps import calls, echo, get, productpage, ratings
+from lab.apps import calls, echo, get, podinfo, productpage, ratings
 from lab.apps.httpd import Request, Response, Server, reply
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -401,6 +401,32 @@ def test_ratings_of_many_products_do_not_fill_the_memory(
     port = stand(ratings.answer)
     kept = [send(port, "PUT", f"/ratings/{n}", '{"R": 1}')[0] for n in (1, 2, 1)]
     assert kept == [200, 507, 200]
+
+
+# --- podinfo -------------------------------------------------------------------------------------
+
+
+def test_podinfo_answers_with_the_headers_that_its_proxy_added(stand: Stand) -> None:
+    port = stand(podinfo.answer)
+    found = json.loads(fetch(port, "/headers", {"X-Forwarded-Client-Cert": PEER}).body)
+    assert found["X-Forwarded-Client-Cert"] == [PEER]
+    assert [fetch(port, path).status for path in ("/", "/healthz", "/readyz")] == [200, 200, 200]
+    assert fetch(port, "/echo").status == 404, "echo is a POST"
+
+
+def test_podinfo_passes_an_echo_on_to_its_backend_with_the_headers_of_the_trace(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = stand(podinfo.answer)
+    assert send(port, "POST", "/echo", "hello")[::2] == (202, b"hello")
+    monkeypatch.setenv("PODINFO_BACKEND_URL", f"http://{HERE}:{stand(echo.answer)}/?status=503")
+    assert "503" in json.loads(send(port, "POST", "/echo", "hello")[2])[0]
+    monkeypatch.setenv("PODINFO_BACKEND_URL", f"http://{HERE}:1/echo")
+    assert "failed" in json.loads(send(port, "POST", "/api/echo", "hello")[2])[0]
+    last = stand(lambda request: reply(request.headers))
+    monkeypatch.setenv("PODINFO_BACKEND_URL", f"http://{HERE}:{last}/echo")
+    (arrived,) = json.loads(send(port, "POST", "/echo", "hello", TRACE)[2])
+    assert TRACE.items() <= json.loads(arrived).items()
 
 
 # --- the server ----------------------------------------------------------------------------------

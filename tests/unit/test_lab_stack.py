@@ -27,6 +27,27 @@ def test_the_overlay_names_no_path_of_this_machine() -> None:
     assert not [v for v in stack.overlay(LabPaths()).values() if str(v).startswith("/")]
 
 
+def test_an_example_is_given_a_labs_settings_under_its_own_name_and_from_where_it_lies() -> None:
+    program = ROOT / "examples" / "two-services"
+    project = yaml.safe_load((program / "Pulumi.yaml").read_text())
+    paths = LabPaths()
+    overlay = stack.overlay(paths, project["name"], program)
+    assert {key.removeprefix("two-services:") for key in overlay} == project["config"].keys()
+    assert overlay["two-services:kubeconfig"] == "../../.lab/kubeconfig"
+    assert (program / overlay["two-services:chartSource"]).resolve() == paths.charts
+
+
+def test_kubectl_finds_the_cluster_of_an_example_from_the_checkout(tmp_path: Path) -> None:
+    config = tmp_path / "Pulumi.lab.yaml"
+    program = ROOT / "examples" / "two-services"
+    needed = stack.overlay(LabPaths(), "two-services", program)
+    config.write_text(yaml.safe_dump({"config": needed}))
+    opened = stack.Stack(
+        name="lab", variables={}, config=config, program=program, project="two-services"
+    )
+    assert opened.cluster() == ["--context", CONTEXT, "--kubeconfig", ".lab/kubeconfig"]
+
+
 def test_the_committed_stack_names_no_cluster_so_that_the_lab_is_used() -> None:
     assert stack.needs_lab("dev")
 
