@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,7 +28,7 @@ from lab.playground import GET, Answer, Playground, namespace, workload
 from lab.verify import EDGES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.e2e.conftest import Mesh
 
@@ -93,6 +94,18 @@ def _inside(app: str) -> tuple[str, ...]:
 
 def _ask(play: Playground, client: str, url: str) -> Answer:
     return Answer.parse(play.kubectl(*_inside(client), *GET, url))
+
+
+def _in_time(ask: Callable[[], Answer], status: int = 403) -> Answer:
+    """The answer with this status, or the last one where it does not come.
+
+    A connection that is open keeps the rules it was opened under until its next answer, which
+    closes it: the first request after a change may still be judged by the old ones.
+    """
+    deadline = time.monotonic() + 20
+    while (answer := ask()).status != status and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return answer
 
 
 def _post(play: Playground, client: str, server: str, path: str) -> Answer:
@@ -161,7 +174,8 @@ def test_a_stranger_with_a_certificate_of_the_mesh_is_refused(
     enforced: Playground, server: str
 ) -> None:
     for path in (f"/{server}/0", "/productpage", "/health"):
-        answer = _ask(enforced, "stranger", f"http://{server}:{PORT}{path}")
+        url = f"http://{server}:{PORT}{path}"
+        answer = _in_time(partial(_ask, enforced, "stranger", url))
         assert (answer.status, answer.body) == (403, DENIED), path
 
 
@@ -184,15 +198,17 @@ def test_every_call_of_the_graph_passes(enforced: Playground) -> None:
 def test_a_call_between_services_that_the_graph_lacks_is_refused(
     enforced: Playground, client: str, server: str, path: str
 ) -> None:
-    answer = _ask(enforced, client, f"http://{server}:{PORT}{path}")
+    answer = _in_time(lambda: _ask(enforced, client, f"http://{server}:{PORT}{path}"))
     assert (answer.status, answer.body) == (403, DENIED)
 
 
 def test_the_right_client_with_another_path_or_method_is_refused(enforced: Playground) -> None:
-    path = _ask(enforced, "productpage", f"http://details:{PORT}/health")
-    method = _post(enforced, "productpage", "details", "/details/0")
-    write = _post(enforced, "reviews", "ratings", "/ratings/0")
-    for answer in (path, method, write):
+    health = f"http://details:{PORT}/health"
+    for answer in (
+        _in_time(lambda: _ask(enforced, "productpage", health)),
+        _in_time(lambda: _post(enforced, "productpage", "details", "/details/0")),
+        _in_time(lambda: _post(enforced, "reviews", "ratings", "/ratings/0")),
+    ):
         assert (answer.status, answer.body) == (403, DENIED)
 
 
@@ -222,14 +238,14 @@ def test_the_gateway_is_known_by_its_own_identity(mesh: Mesh) -> None:
 def test_the_gateway_may_send_what_the_page_needs_and_nothing_else(
     mesh: Mesh, method: str, path: str, status: int
 ) -> None:
-    answer = _through_the_gateway(mesh, path, method=method)
+    answer = _in_time(lambda: _through_the_gateway(mesh, path, method=method), status)
     assert answer.status == status, answer
     assert (answer.body == DENIED) == (status == 403)
 
 
 @pytest.mark.usefixtures("enforced")
 def test_an_allowed_request_that_leads_to_a_call_outside_the_graph_ends_there(mesh: Mesh) -> None:
-    answer = _through_the_gateway(mesh, "/api/v1/products/0/ratings")
+    answer = _in_time(lambda: _through_the_gateway(mesh, "/api/v1/products/0/ratings"))
     assert answer.status == 403
     assert "ratings answered 403" in answer.body, "productpage was let in, and was refused itself"
 
@@ -302,7 +318,7 @@ def test_switching_on_and_off_under_load_refuses_no_call_of_the_graph(
         loads = pool.submit(lambda: list(load()))
         try:
             _switch(mesh, "enforce")
-            refused = _ask(play, "stranger", url).status
+            refused = _in_time(lambda: _ask(play, "stranger", url)).status
             _switch(mesh, "off")
             assert not loads.done(), "the load was over too early to say anything"
         finally:
