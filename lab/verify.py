@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -291,22 +292,22 @@ class Witnessed:
 
 
 def witnessed(outputs: Mapping[str, Any], rows: list[dict[str, Any]]) -> list[Witnessed]:
-    """The edges of the application: Bookinfo's, else every one between two proxies.
+    """The edges of the application: those of its call graph, else every one between two proxies.
 
     Args:
         outputs: the stack's.
         rows: what `tlscheck --proxies` says, as its JSON has it.
     """
     intent = Intent.of(outputs)
-    calls = {(f"{intent.where}/{client}-", server) for client, server, _ in EDGES}
-    calls.add((f"{outputs['controlPlaneNamespace']}/istio-ingressgateway-", "productpage"))
+    calls = outputs.get("calls", [])
     found = []
     for row in rows:
         server, _, rest = row["host"].partition(".")
         if not rest.startswith(f"{intent.where}.") or "subset" in row:
             continue
-        if "productpage" in outputs:
-            meant = any(row["from"].startswith(pod) and server == to for pod, to in calls)
+        callers = [call["client"] for call in calls if call["server"] == f"{server}.{intent.where}"]
+        if calls:
+            meant = any(fnmatchcase(row["from"], caller) for caller in callers)
         else:
             meant = row["observed"].keys() >= {"client", "server"}
         if meant:

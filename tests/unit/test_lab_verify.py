@@ -301,10 +301,18 @@ def _row(client: str, host: str, *, agrees: bool | None = True, **more: object) 
 
 
 _CALL = ("bookinfo/reviews-v1-x", "ratings.bookinfo")
-_WITH_PAGE = {**_OUTPUTS, "productpage": "kubectl port-forward"}
+_WITH_CALLS = {
+    **_OUTPUTS,
+    "calls": [
+        {"client": "istio-system/istio-ingressgateway-*", "server": "productpage.bookinfo"},
+        {"client": "bookinfo/productpage-*", "server": "details.bookinfo"},
+        {"client": "bookinfo/productpage-*", "server": "reviews.bookinfo"},
+        {"client": "bookinfo/reviews-*", "server": "ratings.bookinfo"},
+    ],
+}
 
 
-def test_the_edges_of_bookinfo_are_witnessed_and_no_others() -> None:
+def test_the_edges_of_the_call_graph_are_witnessed_and_no_others() -> None:
     rows = [
         _row("istio-system/istio-ingressgateway-x", "productpage.bookinfo"),
         _row("bookinfo/productpage-v1-x", "details.bookinfo"),
@@ -314,7 +322,7 @@ def test_the_edges_of_bookinfo_are_witnessed_and_no_others() -> None:
         _row("bookinfo/reviews-v1-x", "ratings.elsewhere"),
         _row("other/reviews-v1-x", "ratings.bookinfo"),
     ]
-    assert [one.row for one in witnessed(_WITH_PAGE, rows)] == rows[:3]
+    assert [one.row for one in witnessed(_WITH_CALLS, rows)] == rows[:3]
 
 
 def test_without_bookinfo_every_call_between_two_proxies_counts() -> None:
@@ -337,14 +345,14 @@ def test_without_bookinfo_every_call_between_two_proxies_counts() -> None:
 def test_an_edge_is_proven_when_objects_and_both_proxies_say_mutual_tls(
     change: dict[str, Any], *, ok: bool, end: str
 ) -> None:
-    found = witnessed(_WITH_PAGE, [_row(*_CALL, **change)])
+    found = witnessed(_WITH_CALLS, [_row(*_CALL, **change)])
     assert [one.ok for one in found] == [ok]
     assert witness_table(found).endswith(end)
 
 
 def test_a_witnessed_edge_that_the_stack_frees_is_no_failure() -> None:
     modes = {"istio-system": "STRICT", "bookinfo": "STRICT, except app=ratings DISABLE (old)"}
-    (one,) = witnessed({**_WITH_PAGE, "mtls": modes}, [_row(*_CALL, effective="PLAINTEXT")])
+    (one,) = witnessed({**_WITH_CALLS, "mtls": modes}, [_row(*_CALL, effective="PLAINTEXT")])
     assert one.ok
 
 
