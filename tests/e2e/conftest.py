@@ -44,8 +44,9 @@ class Mesh:
     def reset_settings(self) -> None:
         """The stack's own settings again, whatever a test has changed."""
         config = self.paths.state / "Pulumi.dev.yaml"
-        # what is as the lab wrote it is nobody's choice, and need not last
-        shutil.copy(config, self.paths.state / "Pulumi.dev.written.yaml")
+        if config.exists():  # else a test has taken the lab down
+            # what is as the lab wrote it is nobody's choice, and need not last
+            shutil.copy(config, self.paths.state / "Pulumi.dev.written.yaml")
         self.stack = open_stack("dev", self.paths)
 
     def run(self, *words: str, ok: bool = True, **variables: str) -> Result:
