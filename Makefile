@@ -9,12 +9,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 LAB := $(BIN)/python -m lab
 CHARTS := .lab/charts
+POLICY := policy/$(VENV)/.installed
 
 export PYTHONDONTWRITEBYTECODE := 1
 # an Output in an f-string raises instead of writing a warning into a resource
 export PULUMI_ERROR_OUTPUT_STRING := true
 
-.PHONY: help up preview verify sniff down exercise kiali grafana jaeger prometheus lab-up lab-down lab-status url env test format lint types layers \
+.PHONY: help up preview policy verify sniff down exercise kiali grafana jaeger prometheus lab-up lab-down lab-status url env test format lint types layers \
 	unit golden e2e bench truth tools system charts settings-table clean
 
 help: ## this list
@@ -28,6 +29,9 @@ up: $(VENV) system ## install the mesh and Bookinfo: on the lab, or on the clust
 
 preview: $(VENV) system ## what `make up` would change, the objects inside Helm releases included
 	@$(LAB) preview --stack $(STACK)
+
+policy: $(VENV) $(POLICY) system ## `pulumi preview` under the guard rails of policy/; fails where one is broken
+	@$(LAB) pulumi --stack $(STACK) -- preview --policy-pack policy
 
 verify: $(VENV) ## prove it: requests and refusals on the lab, what the proxies say elsewhere
 	@$(LAB) verify --stack $(STACK)
@@ -89,9 +93,10 @@ format: $(VENV)
 lint: $(VENV)
 	@$(BIN)/ruff check --quiet .
 
-types: $(VENV)
+types: $(VENV) $(POLICY)
 	@$(BIN)/mypy .
 	@$(BIN)/mypy examples/two-services/__main__.py
+	@MYPYPATH=policy $(BIN)/mypy --python-executable policy/$(BIN)/python policy/__main__.py
 
 layers: $(VENV)
 	@$(BIN)/lint-imports --no-cache
@@ -102,7 +107,7 @@ unit: $(VENV) charts
 golden: $(VENV) charts ## write tests/unit/golden anew; read the difference before committing it
 	@GOLDEN=write $(BIN)/pytest tests/unit/test_program.py
 
-e2e: $(VENV) system ## the real engine on a lab of its own: up, again, drift, destroy, up again
+e2e: $(VENV) $(POLICY) system ## the real engine on a lab of its own: up, again, drift, destroy, up again
 	@$(BIN)/pytest tests/e2e -m e2e -x -v --durations=12
 
 truth: $(VENV) system ## tlscheck beside a real istiod: what it sends to proxies, what those then do
@@ -128,5 +133,12 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt requirements-lab.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-lab.txt
 	@touch $@
 
+# pulumi-policy and the lab want different versions of protobuf
+$(POLICY): policy/requirements.txt
+	@$(PYTHON) -m venv policy/$(VENV)
+	@echo "installing pinned requirements into policy/$(VENV)"
+	@policy/$(BIN)/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 clean: lab-down ## remove the virtual environment and every cache of this checkout
-	@rm -rf $(VENV) .lab .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) policy/$(VENV) .lab .mypy_cache .pytest_cache .ruff_cache

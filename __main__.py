@@ -71,12 +71,18 @@ control_plane = ControlPlane(
         telemetry=settings.telemetry,
         istiod_env=settings.istiod_env,
         keep_crds=settings.keep_crds,
+        protect=settings.production,
     ),
     after(),
 )
 namespace = MeshNamespace(
     "mesh",
-    MeshNamespaceArgs(namespace=settings.namespace, stack=stack, adopt=settings.adopt_namespace),
+    MeshNamespaceArgs(
+        namespace=settings.namespace,
+        stack=stack,
+        adopt=settings.adopt_namespace,
+        protect=settings.production,
+    ),
     # others may make pods in an adopted one, and with the label they need istiod to be there
     after(control_plane) if settings.adopt_namespace else after(),
 )
@@ -119,6 +125,7 @@ if settings.bookinfo:
             ingress=bookinfo.Ingress(selector=ingress.selector, port=ingress.http_port)
             if ingress
             else None,
+            replicas=settings.replicas,
             istiod=[control_plane],
         ),
         after(namespace),
@@ -150,6 +157,7 @@ if settings.observability:
             prometheus_storage=settings.prometheus_storage,
             kiali_auth=settings.kiali_auth,
             grafana_admin_password=settings.grafana_admin_password,
+            protect=settings.production,
         ),
         # no sidecars: what shows the mesh need not wait for it
         after(control_plane.root),
@@ -160,3 +168,5 @@ pulumi.export("profile", settings.profile.value)
 pulumi.export("kubeContext", settings.kube_context)
 pulumi.export("controlPlaneNamespace", control_plane.namespace)
 pulumi.export("mtls", mtls.modes)
+# what policy/ goes by: a policy pack does not see settings
+pulumi.export("production", settings.production)

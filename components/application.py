@@ -89,6 +89,9 @@ class ApplicationArgs:
     account_prefix: str = ""
     """What stands before the service's name in the name of its ServiceAccount."""
 
+    replicas: int = 1
+    """Pods of each version, 1 or more."""
+
     pods_after: Sequence[Resource] = ()
     """What must be ready before the first pod is born: istiod, or it has no sidecar for life."""
 
@@ -96,8 +99,11 @@ class ApplicationArgs:
         """Refuse a table that does not make one Service of each name.
 
         Raises:
-            ValueError: A version is repeated, or versions of a service differ in port or protocol.
+            ValueError: A version is repeated, versions of a service differ in port or protocol, or
+                there is to be no pod.
         """
+        if self.replicas < 1:
+            raise ValueError(f"replicas is {self.replicas}; expected 1 or more")
         seen: dict[str, Workload] = {}
         versions: set[tuple[str, str]] = set()
         for row in self.workloads:
@@ -159,7 +165,9 @@ class Application(ComponentResource):
                     namespace=args.namespace,
                     labels={"app": row.app, "version": row.version},
                 ),
-                spec=_deployment(row, account=f"{args.account_prefix}{row.app}"),
+                spec=_deployment(
+                    row, account=f"{args.account_prefix}{row.app}", replicas=args.replicas
+                ),
                 opts=child(self, after=[accounts[row.app], *args.pods_after]),
             )
             for row in args.workloads
@@ -167,7 +175,7 @@ class Application(ComponentResource):
         self.register_outputs({"services": self.services})
 
 
-def _deployment(row: Workload, *, account: str) -> DeploymentSpecArgs:
+def _deployment(row: Workload, *, account: str, replicas: int) -> DeploymentSpecArgs:
     labels = {"app": row.app, "version": row.version}
     container = ContainerArgs(
         name=row.app,
@@ -197,7 +205,7 @@ def _deployment(row: Workload, *, account: str) -> DeploymentSpecArgs:
         ),
     )
     return DeploymentSpecArgs(
-        replicas=1,
+        replicas=replicas,
         selector=LabelSelectorArgs(match_labels=labels),
         template=PodTemplateSpecArgs(
             metadata=ObjectMetaArgs(labels=labels, annotations=dict(row.pod_annotations) or None),

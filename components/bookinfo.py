@@ -160,6 +160,9 @@ class BookinfoArgs:
     ingress: Ingress | None
     """The gateway; None where the mesh has none, and then there is no way in from outside."""
 
+    replicas: int = 1
+    """Pods of each version, 1 or more."""
+
     istiod: Sequence[Resource] = ()
     """What must be ready before pods are born and Istio objects are written."""
 
@@ -227,6 +230,7 @@ class Bookinfo(ComponentResource):
                 namespace=args.namespace,
                 workloads=WORKLOADS,
                 account_prefix=_ACCOUNT_PREFIX,
+                replicas=args.replicas,
                 pods_after=args.istiod,
             ),
             opts=ResourceOptions(parent=self),

@@ -175,6 +175,9 @@ class ControlPlaneArgs:
     keep_crds: bool = True
     """Whether Istio's CRDs, and with them everybody's Istio objects, survive a destroy."""
 
+    protect: bool = False
+    """Whether Pulumi refuses to delete the namespace and the release with the CRDs."""
+
     def __post_init__(self) -> None:
         """Refuse what the charts would take in silence.
 
@@ -382,7 +385,7 @@ class ControlPlane(ComponentResource):
         self.root = Namespace(
             f"{name}-namespace",
             metadata=metadata(ROOT_NAMESPACE, annotations={STACK_ANNOTATION: args.stack}),
-            opts=child(self, delete_timeout="5m"),
+            opts=child(self, delete_timeout="5m", protect=args.protect),
         )
         base = helm_release(
             f"{name}-base",
@@ -393,6 +396,7 @@ class ControlPlane(ComponentResource):
             postrender=None if args.keep_crds else _DROP_KEEP_POLICY,
             parent=self,
             after=[self.root],
+            protect=args.protect,
         )
 
         async def webhooks_answer(_: ResourceHookArgs) -> None:

@@ -159,7 +159,11 @@ def metadata(
 
 
 def child(
-    parent: Resource, *, after: Sequence[Resource] = (), delete_timeout: str = "2m"
+    parent: Resource,
+    *,
+    after: Sequence[Resource] = (),
+    delete_timeout: str = "2m",
+    protect: bool = False,
 ) -> ResourceOptions:
     """Options of a component's child.
 
@@ -167,11 +171,14 @@ def child(
         parent: The component. Its provider and protection flow to the child.
         after: What must be ready before the child is created, and is deleted after it.
         delete_timeout: Upper bound of the wait for the child's deletion.
+        protect: Refuse to delete it, whatever the parent says.
     """
     return ResourceOptions(
         parent=parent,
         depends_on=list(after),
         custom_timeouts=CustomTimeouts(delete=delete_timeout),
+        # None rather than False, which would take the parent's protection away
+        protect=protect or None,
     )
 
 
@@ -187,6 +194,7 @@ def helm_release(
     hooks: ResourceHookBinding | None = None,
     postrender: str | None = None,
     skip_await: bool = False,
+    protect: bool = False,
 ) -> Release:
     """One Helm release in the root namespace.
 
@@ -204,6 +212,7 @@ def helm_release(
         hooks: What the engine calls around creation and update.
         postrender: Program that rewrites the rendered manifests, relative to the program's folder.
         skip_await: Do not wait until the release's objects are ready.
+        protect: Refuse to uninstall it.
     """
     source = istio.charts
     return Release(
@@ -221,5 +230,7 @@ def helm_release(
             # None rather than False: an input that says nothing is not shown in previews
             skip_await=True if skip_await else None,
         ),
-        opts=ResourceOptions(parent=parent, depends_on=list(after), hooks=hooks),
+        opts=ResourceOptions(
+            parent=parent, depends_on=list(after), hooks=hooks, protect=protect or None
+        ),
     )

@@ -27,6 +27,9 @@ class MeshNamespaceArgs:
     adopt: bool = False
     """Label a namespace that exists and stays; it is never owned, and never deleted."""
 
+    protect: bool = False
+    """Whether Pulumi refuses to delete a namespace that it created."""
+
 
 class MeshNamespace(ComponentResource):
     """`service-mesh:mesh_namespace:MeshNamespace`: a namespace with `istio-injection: enabled`.
@@ -59,6 +62,6 @@ class MeshNamespace(ComponentResource):
                     annotations={STACK_ANNOTATION: args.stack},
                 ),
                 # longer than for other objects: it goes when everything inside has gone
-                opts=child(self, delete_timeout="5m"),
+                opts=child(self, delete_timeout="5m", protect=args.protect),
             )
         self.register_outputs({"namespace": self.namespace, "adopted": args.adopt})

@@ -7,6 +7,7 @@ selectors that may pick the same pod are refused.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import itertools
 import re
@@ -24,6 +25,7 @@ from components.istio_api import (
 from components.kinds import ROOT_NAMESPACE, child
 
 _REASON_ANNOTATION = "service-mesh/reason"
+_EXPIRES_ANNOTATION = "service-mesh/expires"
 
 
 class MtlsMode(StrEnum):
@@ -67,6 +69,9 @@ class MtlsException:
 
     reason: str
     """Why; written on the object, for whoever finds it in the cluster."""
+
+    expires: datetime.date | None = None
+    """The last day, in UTC, on which it is meant to be there; None: nobody has said."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +140,12 @@ def excepted(exceptions: Sequence[MtlsException]) -> PeerAuthenticationSpec:
     return spec
 
 
+def expires(exceptions: Sequence[MtlsException]) -> datetime.date | None:
+    """The first of their last days, as they are one object; None if one of them has none."""
+    days = [one.expires for one in exceptions if one.expires is not None]
+    return min(days) if len(days) == len(exceptions) else None
+
+
 def exception_name(selector: tuple[tuple[str, str], ...]) -> str:
     """Name of the policy for a selector: readable, valid as a name, and unlike any other's."""
     pairs = sorted(selector)
@@ -184,15 +195,18 @@ class MutualTls(ComponentResource):
             by_selector.setdefault(tuple(sorted(one.selector)), []).append(one)
         for selector, same in by_selector.items():
             policy = exception_name(selector)
+            annotations = {
+                _REASON_ANNOTATION: "; ".join(f"{_where(one)}: {one.reason}" for one in same)
+            }
+            if last_day := expires(same):
+                annotations[_EXPIRES_ANNOTATION] = last_day.isoformat()
             PeerAuthentication(
                 f"{name}-{policy}",
                 name=policy,
                 # in the root namespace Istio ignores a policy that has a selector
                 namespace=args.namespace,
                 spec=excepted(same),
-                annotations={
-                    _REASON_ANNOTATION: "; ".join(f"{_where(one)}: {one.reason}" for one in same)
-                },
+                annotations=annotations,
                 opts=child(self),
             )
         self.modes = {

@@ -122,6 +122,9 @@ class Settings:
     bookinfo: bool
     """Whether Bookinfo is deployed."""
 
+    replicas: int
+    """Pods of each of Bookinfo's versions, 1 to 100."""
+
     mtls_mode: MtlsMode
     """What workloads accept."""
 
@@ -141,7 +144,7 @@ class Settings:
     """Whether NetworkPolicies are made of the same graph."""
 
     production: bool
-    """Whether nothing may fail on purpose."""
+    """Whether nothing may fail on purpose, and namespaces and CRDs are protected."""
 
     traffic: tuple[HostTraffic, ...]
     """All that is said about the traffic to each service, `mtls_hosts` included; each once."""
@@ -215,6 +218,7 @@ class Settings:
             namespace=read.text("namespace"),
             adopt_namespace=read.flag("adoptNamespace"),
             bookinfo=bookinfo,
+            replicas=read.whole_number("replicas", 1, 100),
             mtls_mode=mode,
             mtls_scope=read.choice("mtlsScope", MtlsScope),
             mtls_exceptions=exceptions,

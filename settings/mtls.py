@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Mapping
 
@@ -34,12 +35,16 @@ class Exceptions:
     """Reads mtlsExceptions."""
 
     _KEY = "mtlsExceptions"
-    _FIELDS = ("selector", "port", "mode", "reason")
-    _SHAPE = "{selector: {LABEL: VALUE}, port: NUMBER or none, mode: MODE, reason: WHY}"
+    _FIELDS = ("selector", "port", "mode", "reason", "expires")
+    _SHAPE = (
+        "{selector: {LABEL: VALUE}, port: NUMBER or none, mode: MODE, reason: WHY, "
+        "expires: YYYY-MM-DD or none}"
+    )
 
     def __init__(self, read: Reader, mode: MtlsMode) -> None:
         self._read = read
         self._mode = mode
+        self._today = datetime.datetime.now(datetime.UTC).date()
 
     def load(self) -> tuple[MtlsException, ...]:
         """All of them; no two for the same pods and port."""
@@ -66,6 +71,7 @@ class Exceptions:
             port=self._port((*path, "port"), item.get("port")),
             mode=self._one_mode((*path, "mode"), item.get("mode")),
             reason=self._reason((*path, "reason"), item.get("reason")),
+            expires=self._expires((*path, "expires"), item.get("expires")),
         )
 
     def _selector(self, path: Where, value: object) -> tuple[tuple[str, str], ...]:
@@ -108,6 +114,21 @@ class Exceptions:
         allowed = f"why these pods are different, {_SHORTEST_REASON} characters or more"
         self._read.refuse(path, value, allowed, set_command(path, "WHY THEY ARE DIFFERENT"))
         return ""
+
+    def _expires(self, path: Where, value: object) -> datetime.date | None:
+        if value is None:
+            return None
+        try:
+            # what the CLI makes of a date without quotes
+            day = datetime.date.fromisoformat(str(value).removesuffix(" 00:00:00 +0000 UTC"))
+        except ValueError:
+            day = None
+        if day is not None and day >= self._today:
+            return day
+        allowed = f"a day, YYYY-MM-DD, not before today, {self._today}; or left out"
+        fix = f"{remove_command(path[:-1])}, or {set_command(path, 'YYYY-MM-DD')}"
+        self._read.refuse(path, value, allowed, fix)
+        return None
 
     def _compare(self, found: Mapping[Where, MtlsException]) -> None:
         """Note exceptions that say nothing, say it twice, or of which Istio would drop one."""

@@ -98,6 +98,9 @@ class ObservabilityArgs:
     grafana_admin_password: Input[str] | None = None
     """Password of Grafana's user `admin`; None = a generated one."""
 
+    protect: bool = False
+    """Whether Pulumi refuses to delete a namespace that it created."""
+
     def __post_init__(self) -> None:
         """Refuse parts that would show nothing.
 
@@ -133,7 +136,7 @@ class Observability(ComponentResource):
                     annotations={STACK_ANNOTATION: args.stack},
                 ),
                 # longer than for other objects: it goes when everything inside has gone
-                opts=child(self, delete_timeout="5m"),
+                opts=child(self, delete_timeout="5m", protect=args.protect),
             )
             options = child(self, after=[namespace])
 

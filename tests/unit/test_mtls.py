@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from tests.unit.conftest import Deploy, Deployed, Registered
 REVIEWS = (("app", "reviews"),)
 RATINGS = (("app", "ratings"),)
 WHY = "scraped by a Prometheus outside the mesh"
+SOON, LATER = datetime.date(2999, 1, 1), datetime.date(2999, 12, 31)
 
 
 def exception(
@@ -29,8 +31,9 @@ def exception(
     port: int | None = None,
     mode: MtlsMode = MtlsMode.PERMISSIVE,
     reason: str = WHY,
+    expires: datetime.date | None = None,
 ) -> MtlsException:
-    return MtlsException(selector=selector, port=port, mode=mode, reason=reason)
+    return MtlsException(selector=selector, port=port, mode=mode, reason=reason, expires=expires)
 
 
 def deploy_mtls(deploy: Deploy, **changes: Any) -> Deployed:
@@ -74,6 +77,25 @@ def test_an_exception_stands_in_the_workloads_namespace_with_its_reason(deploy: 
     }
     annotations = policy.inputs["metadata"]["annotations"]
     assert annotations["service-mesh/reason"] == f"app=reviews: {WHY}"
+
+
+@pytest.mark.parametrize(
+    ("days", "written"),
+    [((LATER, SOON), "2999-01-01"), ((SOON, None), None), ((None,), None)],
+    ids=["the-first", "not-of-all", "none"],
+)
+def test_one_policy_lasts_as_long_as_all_its_exceptions(
+    deploy: Deploy, days: tuple[datetime.date | None, ...], written: str | None
+) -> None:
+    same = tuple(exception(port=80 + n, expires=day) for n, day in enumerate(days))
+    deployed = deploy_mtls(deploy, exceptions=same)
+
+    [policy] = [
+        one
+        for one in deployed.of_kind("PeerAuthentication")
+        if one.inputs["metadata"]["name"] != "default"
+    ]
+    assert policy.inputs["metadata"]["annotations"].get("service-mesh/expires") == written
 
 
 def test_a_port_exception_leaves_the_other_ports_on_the_inherited_mode() -> None:

@@ -17,6 +17,7 @@ from pulumi_kubernetes import Provider
 
 import components.cluster
 from components.kinds import ClusterAccess
+from policy.guards import RULES, Resource
 from tests.unit.conftest import PROJECT, Deployed, Run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,9 +60,9 @@ def clusters(monkeypatch: pytest.MonkeyPatch) -> list[FakeCluster]:
     return found
 
 
-def stack_file() -> dict[str, str]:
-    """Pulumi.dev.yaml as the CLI hands it to the program."""
-    config = yaml.safe_load((ROOT / "Pulumi.dev.yaml").read_text(encoding="utf-8"))["config"]
+def stack_file(name: str = "dev") -> dict[str, str]:
+    """A stack's own file as the CLI hands it to the program."""
+    config = yaml.safe_load((ROOT / f"Pulumi.{name}.yaml").read_text(encoding="utf-8"))["config"]
     return {
         key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()
     }
@@ -73,10 +74,10 @@ def program(
     clusters: list[FakeCluster],  # noqa: ARG001 asked for, so that no real one is looked for
     monkeypatch: pytest.MonkeyPatch,
 ) -> Program:
-    """Run `__main__.py` on the dev stack, with some settings changed."""
+    """Run `__main__.py` with a stack's settings, some of them changed."""
     monkeypatch.chdir(ROOT)
 
-    def run(*, secret: Sequence[str] = (), **changes: object) -> Deployed:
+    def run(*, file: str = "dev", secret: Sequence[str] = (), **changes: object) -> Deployed:
         changed = {
             f"{PROJECT}:{key}": value if isinstance(value, str) else json.dumps(value)
             for key, value in {"kubeContext": "test", **changes}.items()
@@ -84,7 +85,7 @@ def program(
 
         def main() -> None:
             pulumi.runtime.set_all_config(
-                {**stack_file(), **changed}, [f"{PROJECT}:{key}" for key in secret]
+                {**stack_file(file), **changed}, [f"{PROJECT}:{key}" for key in secret]
             )
             runpy.run_path(str(ROOT / "__main__.py"))
 
@@ -532,6 +533,7 @@ def test_outputs_are_what_a_person_wants_to_know(program: Program) -> None:
         "kubeContext": "test",
         "controlPlaneNamespace": "istio-system",
         "mtls": {"istio-system": "STRICT", "bookinfo": "STRICT"},
+        "production": False,
         "calls": [
             {"client": "istio-system/istio-ingressgateway-*", "server": "productpage.bookinfo"},
             {"client": "bookinfo/productpage-*", "server": "details.bookinfo"},
@@ -598,3 +600,86 @@ def test_a_cluster_that_cannot_be_used_registers_nothing(
         program()
 
     assert not providers, "without a provider no resource can be made"
+
+
+# guard rails
+
+
+def seen(deployed: Deployed) -> list[Resource]:
+    """What a policy pack sees of a program."""
+    outputs = Resource(type="pulumi:pulumi:Stack", name="stack", urn="", props=deployed.exports)
+    return [
+        outputs,
+        *(
+            Resource(
+                type=one.type, name=one.name, urn=one.urn, props=one.inputs, protect=one.protect
+            )
+            for one in deployed.resources
+        ),
+    ]
+
+
+def broken(deployed: Deployed) -> list[str]:
+    """Names of the rules that are broken."""
+    return [rule.name for rule in RULES if list(rule.check(seen(deployed)))]
+
+
+def test_the_dev_stack_breaks_no_guard_rail(program: Program) -> None:
+    assert broken(program()) == []
+
+
+def test_the_production_stack_breaks_no_guard_rail(program: Program) -> None:
+    deployed = program(file="prod")
+
+    assert deployed.exports["production"] is True
+    assert broken(deployed) == []
+
+
+def test_no_way_of_using_the_program_well_breaks_a_guard_rail(program: Program) -> None:
+    deployed = program(
+        file="prod",
+        profile="demo",
+        observability=["prometheus", "grafana", "jaeger", "kiali"],
+        observabilityNamespace="observers",
+        mtlsScope="namespace",
+        mtlsExceptions=[{**EXCEPTION, "expires": "2999-12-31"}],
+        mtlsHosts=[],
+        authorizationPolicy="off",
+        egressHosts=[{"host": "api.example.com", "port": 443, "tls": "originate"}],
+        prometheusStorage="10Gi",
+    )
+
+    assert broken(deployed) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"mtlsMode": "PERMISSIVE"}, "namespaces-are-strict"),
+        ({"replicas": 1}, "production-has-replicas"),
+        ({"keepCrds": False}, "production-keeps-crds"),
+    ],
+)
+def test_a_careless_production_setting_breaks_a_guard_rail(
+    program: Program, changes: dict[str, object], rule: str
+) -> None:
+    assert rule in broken(program(file="prod", **changes))
+
+
+def test_an_exception_without_a_last_day_breaks_a_guard_rail(program: Program) -> None:
+    assert broken(program(mtlsExceptions=[EXCEPTION])) == ["exceptions-say-why"]
+
+
+def test_production_protects_namespaces_and_crds_and_nothing_else(program: Program) -> None:
+    deployed = program(file="prod", observability=["jaeger"], observabilityNamespace="observers")
+
+    assert {one.name for one in deployed.resources if one.protect} == {
+        "istio-base",
+        "istio-namespace",
+        "mesh-namespace",
+        "observability-namespace",
+    }
+
+
+def test_a_stack_that_is_not_production_protects_nothing(program: Program) -> None:
+    assert not [one.name for one in program().resources if one.protect]

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def test_the_dev_stack_loads(load: Load) -> None:
 
 
 def test_every_setting_is_declared_with_type_default_and_description() -> None:
-    assert len(declarations()) == 38
+    assert len(declarations()) == 39
     for key, schema in PROJECT["config"].items():
         assert schema.keys() - {"items"} == {"type", "default", "description"}, key
         assert schema["type"] in {"string", "integer", "boolean", "array", "object"}, key
@@ -178,6 +179,21 @@ def test_exceptions_are_read_in_their_order_with_sorted_labels(load: Load) -> No
 def test_a_port_may_have_the_stacks_mode_when_its_workload_has_not(load: Load) -> None:
     items = [exception(mode="DISABLE"), exception(mode="STRICT", port=9080)]
     assert [one.mode for one in load(mtlsExceptions=items).mtls_exceptions] == ["DISABLE", "STRICT"]
+
+
+@pytest.mark.parametrize("written", ["2999-12-31", "2999-12-31 00:00:00 +0000 UTC"])
+def test_the_last_day_of_an_exception_is_read_with_and_without_quotes(
+    load: Load, written: str
+) -> None:
+    """The CLI makes a time of a date that stands in the stack's file without quotes."""
+    items = [exception(expires=written)]
+    assert load(mtlsExceptions=items).mtls_exceptions[0].expires == datetime.date(2999, 12, 31)
+
+
+def test_an_exception_may_be_there_today_for_the_last_time(load: Load) -> None:
+    today = datetime.datetime.now(datetime.UTC).date()
+    items = [exception(expires=today.isoformat())]
+    assert load(mtlsExceptions=items).mtls_exceptions[0].expires == today
 
 
 def test_labels_with_numbers_are_text_again(load: Load) -> None:
@@ -756,6 +772,25 @@ BAD: dict[str, tuple[dict[str, object], str, str, str]] = {
         "mtlsExceptions[0].reason",
         "10 characters or more",
         "pulumi config set --path 'mtlsExceptions[0].reason' 'WHY",
+    ),
+    "exception-that-is-past": (
+        {"mtlsExceptions": [exception(expires="2026-01-31")]},
+        'mtlsExceptions[0].expires is "2026-01-31"',
+        "a day, YYYY-MM-DD, not before today, ",
+        "pulumi config rm --path 'mtlsExceptions[0]', or "
+        "pulumi config set --path 'mtlsExceptions[0].expires' YYYY-MM-DD",
+    ),
+    "exception-until-no-day": (
+        {"mtlsExceptions": [exception(expires="next week")]},
+        "mtlsExceptions[0].expires",
+        "a day, YYYY-MM-DD",
+        "pulumi config rm --path 'mtlsExceptions[0]'",
+    ),
+    "no-replica": (
+        {"replicas": 0},
+        'replicas is "0"',
+        "a whole number from 1 to 100",
+        "pulumi config set replicas 1",
     ),
     "exception-twice": (
         {"mtlsExceptions": [exception(port=1), exception(port=1, mode="DISABLE")]},
