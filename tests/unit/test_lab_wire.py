@@ -46,6 +46,11 @@ def test_what_is_not_tcp_has_no_payload() -> None:
     assert payload(bytes(12) + b"\x08\x06" + arp) == b""
 
 
+@pytest.mark.parametrize(("port", "heard"), [(9080, True), (43210, True), (15012, False)])
+def test_one_port_of_either_side_can_be_listened_to(port: int, *, heard: bool) -> None:
+    assert (payload(_frame(_CLIENT_HELLO), port) == _CLIENT_HELLO) == heard
+
+
 @pytest.mark.parametrize("length", [0, 1, 13, 14, 20, 33])
 def test_less_than_an_ip_header_has_no_payload(length: int) -> None:
     assert payload(_frame(b"GET / HTTP/1.1")[:length]) == b""
