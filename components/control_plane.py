@@ -26,14 +26,12 @@ from pulumi_kubernetes.helm.v3 import Release
 
 from components.kinds import (
     ROOT_NAMESPACE,
-    STACK_ANNOTATION,
     ChartSource,
     ClusterAccess,
     Distribution,
     Profile,
-    child,
     helm_release,
-    metadata,
+    stack_namespace,
 )
 
 __all__ = [
@@ -382,10 +380,12 @@ class ControlPlane(ComponentResource):
     ) -> None:
         super().__init__("service-mesh:control_plane:ControlPlane", name, {}, opts)
         self.namespace = ROOT_NAMESPACE
-        self.root = Namespace(
+        self.root = stack_namespace(
             f"{name}-namespace",
-            metadata=metadata(ROOT_NAMESPACE, annotations={STACK_ANNOTATION: args.stack}),
-            opts=child(self, delete_timeout="5m", protect=args.protect),
+            ROOT_NAMESPACE,
+            stack=args.stack,
+            parent=self,
+            protect=args.protect,
         )
         base = helm_release(
             f"{name}-base",

@@ -7,7 +7,7 @@ the chart in use. Another kind is added as another pair of a `TypedDict` and a s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NotRequired, TypedDict
+from typing import ClassVar, Generic, NotRequired, TypedDict, TypeVar
 
 from pulumi import ResourceOptions
 from pulumi_kubernetes.apiextensions import CustomResource
@@ -313,179 +313,68 @@ class TelemetrySpec(TypedDict):
     accessLogging: NotRequired[list[AccessLogging]]
 
 
-class _IstioResource(CustomResource):
-    """One Istio object; a subclass says its API version, kind and the type of its spec."""
+_Spec = TypeVar("_Spec", bound=Mapping[str, object])
+
+
+class _IstioResource(CustomResource, Generic[_Spec]):
+    """One Istio object: a subclass is called as its kind, and says its version and its spec."""
+
+    _API_VERSION: ClassVar[str]
 
     def __init__(
         self,
         resource_name: str,
         *,
-        api_version: str,
-        kind: str,
         name: str,
         namespace: str,
-        spec: Mapping[str, object],
-        annotations: Mapping[str, str] | None,
-        opts: ResourceOptions | None,
+        spec: _Spec,
+        annotations: Mapping[str, str] | None = None,
+        opts: ResourceOptions | None = None,
     ) -> None:
         super().__init__(
             resource_name,
-            api_version=api_version,
-            kind=kind,
+            api_version=self._API_VERSION,
+            kind=type(self).__name__,
             metadata=metadata(name, namespace=namespace, annotations=annotations),
             spec=spec,
             opts=opts,
         )
 
 
-class PeerAuthentication(_IstioResource):
+class PeerAuthentication(_IstioResource[PeerAuthenticationSpec]):
     """What the proxies of a mesh, a namespace or some workloads accept."""
 
-    def __init__(
-        self,
-        resource_name: str,
-        *,
-        name: str,
-        namespace: str,
-        spec: PeerAuthenticationSpec,
-        annotations: Mapping[str, str] | None = None,
-        opts: ResourceOptions | None = None,
-    ) -> None:
-        super().__init__(
-            resource_name,
-            api_version="security.istio.io/v1",
-            kind="PeerAuthentication",
-            name=name,
-            namespace=namespace,
-            spec=spec,
-            annotations=annotations,
-            opts=opts,
-        )
+    _API_VERSION = "security.istio.io/v1"
 
 
-class DestinationRule(_IstioResource):
+class DestinationRule(_IstioResource[DestinationRuleSpec]):
     """What clients' proxies send to a host, and the host's subsets."""
 
-    def __init__(
-        self,
-        resource_name: str,
-        *,
-        name: str,
-        namespace: str,
-        spec: DestinationRuleSpec,
-        annotations: Mapping[str, str] | None = None,
-        opts: ResourceOptions | None = None,
-    ) -> None:
-        super().__init__(
-            resource_name,
-            api_version="networking.istio.io/v1",
-            kind="DestinationRule",
-            name=name,
-            namespace=namespace,
-            spec=spec,
-            annotations=annotations,
-            opts=opts,
-        )
+    _API_VERSION = "networking.istio.io/v1"
 
 
-class Gateway(_IstioResource):
+class Gateway(_IstioResource[GatewaySpec]):
     """On which ports the selected gateway pods listen, and for which hosts."""
 
-    def __init__(
-        self,
-        resource_name: str,
-        *,
-        name: str,
-        namespace: str,
-        spec: GatewaySpec,
-        annotations: Mapping[str, str] | None = None,
-        opts: ResourceOptions | None = None,
-    ) -> None:
-        super().__init__(
-            resource_name,
-            api_version="networking.istio.io/v1",
-            kind="Gateway",
-            name=name,
-            namespace=namespace,
-            spec=spec,
-            annotations=annotations,
-            opts=opts,
-        )
+    _API_VERSION = "networking.istio.io/v1"
 
 
-class VirtualService(_IstioResource):
+class VirtualService(_IstioResource[VirtualServiceSpec]):
     """Where requests for some hosts go."""
 
-    def __init__(
-        self,
-        resource_name: str,
-        *,
-        name: str,
-        namespace: str,
-        spec: VirtualServiceSpec,
-        annotations: Mapping[str, str] | None = None,
-        opts: ResourceOptions | None = None,
-    ) -> None:
-        super().__init__(
-            resource_name,
-            api_version="networking.istio.io/v1",
-            kind="VirtualService",
-            name=name,
-            namespace=namespace,
-            spec=spec,
-            annotations=annotations,
-            opts=opts,
-        )
+    _API_VERSION = "networking.istio.io/v1"
 
 
-class ServiceEntry(_IstioResource):
+class ServiceEntry(_IstioResource[ServiceEntrySpec]):
     """A host outside the mesh that its proxies know."""
 
-    def __init__(
-        self,
-        resource_name: str,
-        *,
-        name: str,
-        namespace: str,
-        spec: ServiceEntrySpec,
-        annotations: Mapping[str, str] | None = None,
-        opts: ResourceOptions | None = None,
-    ) -> None:
-        super().__init__(
-            resource_name,
-            api_version="networking.istio.io/v1",
-            kind="ServiceEntry",
-            name=name,
-            namespace=namespace,
-            spec=spec,
-            annotations=annotations,
-            opts=opts,
-        )
+    _API_VERSION = "networking.istio.io/v1"
 
 
-class Telemetry(_IstioResource):
+class Telemetry(_IstioResource[TelemetrySpec]):
     """What the proxies of a mesh, a namespace or some workloads tell of their traffic."""
 
-    def __init__(
-        self,
-        resource_name: str,
-        *,
-        name: str,
-        namespace: str,
-        spec: TelemetrySpec,
-        annotations: Mapping[str, str] | None = None,
-        opts: ResourceOptions | None = None,
-    ) -> None:
-        super().__init__(
-            resource_name,
-            api_version="telemetry.istio.io/v1",
-            kind="Telemetry",
-            name=name,
-            namespace=namespace,
-            spec=spec,
-            annotations=annotations,
-            opts=opts,
-        )
+    _API_VERSION = "telemetry.istio.io/v1"
 
 
 class Source(TypedDict):
@@ -532,26 +421,7 @@ class AuthorizationPolicySpec(TypedDict):
     """Without any, ALLOW allows nothing."""
 
 
-class AuthorizationPolicy(_IstioResource):
+class AuthorizationPolicy(_IstioResource[AuthorizationPolicySpec]):
     """Who may ask the workloads of a mesh, a namespace or a selector for what."""
 
-    def __init__(
-        self,
-        resource_name: str,
-        *,
-        name: str,
-        namespace: str,
-        spec: AuthorizationPolicySpec,
-        annotations: Mapping[str, str] | None = None,
-        opts: ResourceOptions | None = None,
-    ) -> None:
-        super().__init__(
-            resource_name,
-            api_version="security.istio.io/v1",
-            kind="AuthorizationPolicy",
-            name=name,
-            namespace=namespace,
-            spec=spec,
-            annotations=annotations,
-            opts=opts,
-        )
+    _API_VERSION = "security.istio.io/v1"

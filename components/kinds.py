@@ -1,4 +1,4 @@
-"""What several components share: Istio's own names, the choices, and the options of a child.
+"""What several components share: Istio's own names, the choices, and how children are made.
 
 This module makes nothing by itself and imports no other module of the program.
 """
@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from pulumi import CustomTimeouts, Resource, ResourceHookBinding, ResourceOptions
+from pulumi_kubernetes.core.v1 import Namespace
 from pulumi_kubernetes.helm.v3 import Release, ReleaseArgs, RepositoryOptsArgs
 from pulumi_kubernetes.meta.v1 import ObjectMetaArgs
 
@@ -158,27 +159,47 @@ def metadata(
     )
 
 
-def child(
-    parent: Resource,
-    *,
-    after: Sequence[Resource] = (),
-    delete_timeout: str = "2m",
-    protect: bool = False,
-) -> ResourceOptions:
+def child(parent: Resource, *, after: Sequence[Resource] = ()) -> ResourceOptions:
     """Options of a component's child.
 
     Args:
         parent: The component. Its provider and protection flow to the child.
         after: What must be ready before the child is created, and is deleted after it.
-        delete_timeout: Upper bound of the wait for the child's deletion.
-        protect: Refuse to delete it, whatever the parent says.
     """
     return ResourceOptions(
-        parent=parent,
-        depends_on=list(after),
-        custom_timeouts=CustomTimeouts(delete=delete_timeout),
-        # None rather than False, which would take the parent's protection away
-        protect=protect or None,
+        parent=parent, depends_on=list(after), custom_timeouts=CustomTimeouts(delete="2m")
+    )
+
+
+def stack_namespace(
+    resource_name: str,
+    name: str,
+    *,
+    stack: str,
+    parent: Resource,
+    labels: Mapping[str, str] | None = None,
+    protect: bool = False,
+) -> Namespace:
+    """A namespace that the stack creates and owns, and says so in an annotation.
+
+    Args:
+        resource_name: Name in Pulumi.
+        name: Name in Kubernetes.
+        stack: The owner, `project/stack`.
+        parent: The component. Its provider and protection flow to the namespace.
+        labels: Labels.
+        protect: Refuse to delete it, whatever the parent says.
+    """
+    return Namespace(
+        resource_name,
+        metadata=metadata(name, labels=labels, annotations={STACK_ANNOTATION: stack}),
+        opts=ResourceOptions(
+            parent=parent,
+            # longer than for other objects: it goes when everything inside has gone
+            custom_timeouts=CustomTimeouts(delete="5m"),
+            # None rather than False, which would take the parent's protection away
+            protect=protect or None,
+        ),
     )
 
 

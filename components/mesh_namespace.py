@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pulumi import ComponentResource, CustomTimeouts, ResourceOptions
-from pulumi_kubernetes.core.v1 import Namespace, NamespacePatch
+from pulumi_kubernetes.core.v1 import NamespacePatch
 from pulumi_kubernetes.meta.v1 import ObjectMetaPatchArgs
 
-from components.kinds import STACK_ANNOTATION, child, metadata
+from components.kinds import stack_namespace
 
 # Never beside `istio.io/rev`: with both, istiod's webhooks disagree about who injects (IST0123).
 _INJECTION = {"istio-injection": "enabled"}
@@ -54,14 +54,12 @@ class MeshNamespace(ComponentResource):
                 opts=ResourceOptions(parent=self, custom_timeouts=CustomTimeouts(delete="2m")),
             )
         else:
-            Namespace(
+            stack_namespace(
                 f"{name}-namespace",
-                metadata=metadata(
-                    args.namespace,
-                    labels=_INJECTION,
-                    annotations={STACK_ANNOTATION: args.stack},
-                ),
-                # longer than for other objects: it goes when everything inside has gone
-                opts=child(self, delete_timeout="5m", protect=args.protect),
+                args.namespace,
+                stack=args.stack,
+                parent=self,
+                labels=_INJECTION,
+                protect=args.protect,
             )
         self.register_outputs({"namespace": self.namespace, "adopted": args.adopt})

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import runpy
-import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +23,8 @@ import grpc
 from google.protobuf import json_format
 from pulumi.automation._server import LanguageServer
 from pulumi.runtime.proto import language_pb2, language_pb2_grpc, plugin_pb2
+
+from lab.plugin import serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,19 +127,14 @@ def _outputs(process: subprocess.Popen[bytes]) -> Iterator[Any]:
 
 
 def main() -> None:
-    """Serve on a free loopback port, whose number is the first line printed, until stopped."""
+    """Serve the engine that the command line names."""
     engine = next((word for word in reversed(sys.argv[1:]) if not word.startswith("-")), "")
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=32),
         options=[("grpc.max_receive_message_length", _MESSAGE_BYTES)],
     )
     language_pb2_grpc.add_LanguageRuntimeServicer_to_server(Host(engine), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    print(port, flush=True)
-    # the CLI gives a host that ignores SIGINT two times 5 s before it kills it
-    signal.signal(signal.SIGINT, lambda *_: os._exit(0))
-    server.wait_for_termination()
+    serve(server)
 
 
 if __name__ == "__main__":

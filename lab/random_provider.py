@@ -11,9 +11,7 @@ https://www.pulumi.com/registry/packages/random/api-docs/randompassword/
 
 from __future__ import annotations
 
-import os
 import secrets
-import signal
 import string
 from collections.abc import Mapping
 from concurrent import futures
@@ -24,6 +22,8 @@ import grpc
 from google.protobuf import empty_pb2, json_format, struct_pb2
 from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
 from pulumi.runtime.rpc import UNKNOWN
+
+from lab.plugin import serve
 
 PASSWORD: Final = "random:index/randomPassword:RandomPassword"  # noqa: S105 (a type's name)
 """Its `result` is a secret; its id is always "none"."""
@@ -208,14 +208,10 @@ def _struct(properties: Mapping[str, object]) -> struct_pb2.Struct:
 
 
 def main() -> None:
-    """Serve on a free loopback port, whose number is the first line printed, until stopped."""
+    """Serve the provider."""
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(Provider(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    print(port, flush=True)
-    signal.signal(signal.SIGINT, lambda *_: os._exit(0))
-    server.wait_for_termination()
+    serve(server)
 
 
 if __name__ == "__main__":

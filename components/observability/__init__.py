@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pulumi import ComponentResource, Input, ResourceOptions
-from pulumi_kubernetes.core.v1 import Namespace
 
-from components.kinds import ROOT_NAMESPACE, STACK_ANNOTATION, child, metadata
+from components.kinds import ROOT_NAMESPACE, child, stack_namespace
 from components.observability.grafana import Grafana, GrafanaArgs
 from components.observability.jaeger import (
     OTLP_GRPC_PORT,
@@ -128,15 +127,13 @@ class Observability(ComponentResource):
         self.urls = {}
         options = child(self)
         if args.namespace != ROOT_NAMESPACE:
-            namespace = Namespace(
+            namespace = stack_namespace(
                 f"{name}-namespace",
-                metadata=metadata(
-                    args.namespace,
-                    labels=_RESTRICTED,
-                    annotations={STACK_ANNOTATION: args.stack},
-                ),
-                # longer than for other objects: it goes when everything inside has gone
-                opts=child(self, delete_timeout="5m", protect=args.protect),
+                args.namespace,
+                stack=args.stack,
+                parent=self,
+                labels=_RESTRICTED,
+                protect=args.protect,
             )
             options = child(self, after=[namespace])
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pulumi import ComponentResource, ResourceOptions
+from pulumi import ComponentResource, Resource, ResourceOptions
 
 from components.istio_api import (
     ClientTls,
@@ -297,7 +297,7 @@ class Egress(ComponentResource):
                 )
             ]
         for one in args.hosts:
-            known = [
+            known: list[Resource] = [
                 ServiceEntry(
                     f"{name}-{one.host}-entry",
                     name=one.name,
