@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pulumi
 
+import rollout
 import rules
 from components import bookinfo, gateway
 from components.cluster import connect
@@ -36,6 +37,21 @@ if settings.observability and settings.observability_namespace != ROOT_NAMESPACE
     cluster.check_own_namespace(
         "observabilityNamespace", settings.observability_namespace, stack=stack
     )
+mutual_tls = MutualTlsArgs(
+    mode=settings.mtls_mode,
+    scope=settings.mtls_scope,
+    namespace=settings.namespace,
+    stack=stack,
+    exceptions=settings.mtls_exceptions,
+    permissive_until=settings.mtls_permissive_until,
+)
+rollout.check(
+    cluster,
+    access,
+    mutual_tls,
+    named=settings.mtls_cut_off,
+    observers=[settings.observability_namespace],
+)
 provider = cluster.provider("cluster")
 
 
@@ -104,16 +120,7 @@ if settings.egress_gateway:
         gateway.GatewayArgs(direction=gateway.Direction.EGRESS, istio=istio),
         after(control_plane),
     )
-mtls = MutualTls(
-    "mtls",
-    MutualTlsArgs(
-        mode=settings.mtls_mode,
-        scope=settings.mtls_scope,
-        namespace=namespace.namespace,
-        exceptions=settings.mtls_exceptions,
-    ),
-    after(control_plane, namespace),
-)
+mtls = MutualTls("mtls", mutual_tls, after(control_plane, namespace))
 calls = rules.declare(
     settings, ingress=ingress, egress=egress, opts=after(control_plane, namespace)
 )

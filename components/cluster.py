@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import yaml
 from pulumi import RunError
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 5.0
 """Seconds for one answer of the API server. kubectl itself would wait for 30."""
+
+_PAGE = 500
+"""Objects of one answer, so that it comes in time; kubectl's own."""
 
 _NOT_KUBERNETES = "something answers there, but not as Kubernetes does"
 
@@ -148,6 +152,45 @@ class Cluster:
                 )
             )
 
+    def objects(self, *resources: str, namespace: str | None = None) -> list[dict[str, Any]]:
+        """All objects of some kinds.
+
+        Args:
+            resources: In kubectl's words, `pods` or `deployments.apps`; their API must be v1.
+            namespace: Where; None: everywhere.
+
+        Returns:
+            The objects as the API server has them; none of a kind that the cluster does not know.
+
+        Raises:
+            ClusterError: They may not be read, or the API server does not answer.
+        """
+        found = []
+        where = f"/namespaces/{namespace}" if namespace else ""
+        scope = f"-n {namespace}" if namespace else "--all-namespaces"
+        for resource in resources:
+            name, _, group = resource.partition(".")
+            path = f"{f'/apis/{group}' if group else '/api'}/v1{where}/{name}"
+            page = f"{path}?limit={_PAGE}"
+            while page:
+                answer = _get(self._access, self._api, page, may=f"list {resource} {scope}") or {}
+                kind = str(answer.get("kind", "")).removesuffix("List")
+                said = {"apiVersion": answer.get("apiVersion"), "kind": kind}
+                found += [{**said, **item} for item in answer.get("items") or ()]
+                more = (answer.get("metadata") or {}).get("continue")
+                page = f"{path}?limit={_PAGE}&continue={quote(more, safe='')}" if more else ""
+        return found
+
+    def config_map(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """One ConfigMap; None where there is none.
+
+        Raises:
+            ClusterError: It may not be read, or the API server does not answer.
+        """
+        path, may = f"/api/v1/namespaces/{namespace}/configmaps/{name}", "get configmaps"
+        found = _get(self._access, self._api, path, may=f"{may} -n {namespace}")
+        return None if found is None else {"apiVersion": "v1", "kind": "ConfigMap", **found}
+
     def provider(self, name: str) -> Provider:
         """The provider that every resource of the program is given.
 
@@ -248,7 +291,9 @@ def connect(access: ClusterAccess) -> Cluster:
     return Cluster(access, api)
 
 
-def _get(access: ClusterAccess, api: ApiClient, path: str) -> dict[str, Any] | None:
+def _get(
+    access: ClusterAccess, api: ApiClient, path: str, *, may: str = "get namespaces"
+) -> dict[str, Any] | None:
     """The API server's answer; None where it says that there is no such thing."""
     from kubernetes.client import ApiException  # noqa: PLC0415 - slow
     from urllib3.exceptions import HTTPError  # noqa: PLC0415 - comes with the client
@@ -272,8 +317,8 @@ def _get(access: ClusterAccess, api: ApiClient, path: str) -> dict[str, Any] | N
             _problem(
                 "kubeContext",
                 access.context,
-                f"a context that may read namespaces; {api.configuration.host} says {said}",
-                f"log in until this says yes: {access.kubectl()} auth can-i get namespaces, or "
+                f"a context that may {may}; {api.configuration.host} says {said}",
+                f"log in until this says yes: {access.kubectl()} auth can-i {may}, or "
                 "pulumi config set kubeContext NAME",
             )
         )

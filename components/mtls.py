@@ -11,7 +11,7 @@ import datetime
 import hashlib
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -22,10 +22,11 @@ from components.istio_api import (
     PeerAuthenticationSpec,
     PeerMutualTls,
 )
-from components.kinds import ROOT_NAMESPACE, child
+from components.kinds import ROOT_NAMESPACE, STACK_ANNOTATION, child
 
 _REASON_ANNOTATION = "service-mesh/reason"
 _EXPIRES_ANNOTATION = "service-mesh/expires"
+_STAGE = "staged roll-out: plaintext is taken until every client has a sidecar, then STRICT"
 
 
 class MtlsMode(StrEnum):
@@ -87,16 +88,24 @@ class MutualTlsArgs:
     namespace: str
     """The mesh namespace: exceptions are there."""
 
+    stack: str
+    """Name of the stack, written on every policy: whose it is."""
+
     exceptions: tuple[MtlsException, ...] = ()
     """Who accepts something else."""
+
+    permissive_until: datetime.date | None = None
+    """The last day, in UTC, on which PERMISSIVE is meant to be there; None: nobody has said."""
 
     def __post_init__(self) -> None:
         """Refuse exceptions that Istio would not apply as they read.
 
         Raises:
-            ValueError: A selector is empty, an exception is repeated, or two selectors may pick
-                the same pod.
+            ValueError: A selector is empty, an exception is repeated, two selectors may pick the
+                same pod, or a last day is given for another mode than PERMISSIVE.
         """
+        if self.permissive_until is not None and self.mode is not MtlsMode.PERMISSIVE:
+            raise ValueError(f"permissive_until is for PERMISSIVE; the mode is {self.mode}")
         for problem in exception_problems(self.exceptions):
             raise ValueError(problem)
 
@@ -119,6 +128,57 @@ def exception_problems(exceptions: Sequence[MtlsException]) -> list[str]:
                 " the older of the two; give both the same label with different values"
             )
     return problems
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    """One PeerAuthentication, as it is declared."""
+
+    name: str
+    """Its name in Kubernetes."""
+
+    namespace: str
+    """Where it stands, and with that how far it reaches."""
+
+    spec: PeerAuthenticationSpec
+    """What it says."""
+
+    annotations: Mapping[str, str]
+    """Whose it is; where it takes plaintext also why and until when, as far as that is known."""
+
+
+def policies(args: MutualTlsArgs) -> list[Policy]:
+    """All PeerAuthentications: the policy `default`, and one for each selector."""
+    whose = {STACK_ANNOTATION: args.stack}
+    mesh = args.scope is MtlsScope.MESH
+    until = args.permissive_until
+    stage = {_REASON_ANNOTATION: _STAGE, _EXPIRES_ANNOTATION: until.isoformat()} if until else {}
+    found = [
+        Policy(
+            name="default",
+            namespace=ROOT_NAMESPACE if mesh else args.namespace,
+            spec=mesh_wide(args.mode),
+            annotations={**whose, **stage},
+        )
+    ]
+    by_selector: dict[tuple[tuple[str, str], ...], list[MtlsException]] = {}
+    for one in args.exceptions:
+        by_selector.setdefault(tuple(sorted(one.selector)), []).append(one)
+    for selector, same in by_selector.items():
+        reasons = "; ".join(f"{_where(one)}: {one.reason}" for one in same)
+        annotations = {**whose, _REASON_ANNOTATION: reasons}
+        if last_day := expires(same):
+            annotations[_EXPIRES_ANNOTATION] = last_day.isoformat()
+        found.append(
+            Policy(
+                name=exception_name(selector),
+                # in the root namespace Istio ignores a policy that has a selector
+                namespace=args.namespace,
+                spec=excepted(same),
+                annotations=annotations,
+            )
+        )
+    return found
 
 
 def mesh_wide(mode: MtlsMode) -> PeerAuthenticationSpec:
@@ -182,33 +242,16 @@ class MutualTls(ComponentResource):
 
     def __init__(self, name: str, args: MutualTlsArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("service-mesh:mtls:MutualTls", name, {}, opts)
-        mesh = args.scope is MtlsScope.MESH
-        PeerAuthentication(
-            f"{name}-default",
-            name="default",
-            namespace=ROOT_NAMESPACE if mesh else args.namespace,
-            spec=mesh_wide(args.mode),
-            opts=child(self),
-        )
-        by_selector: dict[tuple[tuple[str, str], ...], list[MtlsException]] = {}
-        for one in args.exceptions:
-            by_selector.setdefault(tuple(sorted(one.selector)), []).append(one)
-        for selector, same in by_selector.items():
-            policy = exception_name(selector)
-            annotations = {
-                _REASON_ANNOTATION: "; ".join(f"{_where(one)}: {one.reason}" for one in same)
-            }
-            if last_day := expires(same):
-                annotations[_EXPIRES_ANNOTATION] = last_day.isoformat()
+        for policy in policies(args):
             PeerAuthentication(
-                f"{name}-{policy}",
-                name=policy,
-                # in the root namespace Istio ignores a policy that has a selector
-                namespace=args.namespace,
-                spec=excepted(same),
-                annotations=annotations,
+                f"{name}-{policy.name}",
+                name=policy.name,
+                namespace=policy.namespace,
+                spec=policy.spec,
+                annotations=policy.annotations,
                 opts=child(self),
             )
+        mesh = args.scope is MtlsScope.MESH
         self.modes = {
             ROOT_NAMESPACE: args.mode.value if mesh else "PERMISSIVE (Istio's default)",
             args.namespace: summary(args.mode, args.exceptions),

@@ -7,6 +7,7 @@ registered.
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -134,6 +135,12 @@ class Settings:
     mtls_exceptions: tuple[MtlsException, ...]
     """Workloads and ports that keep another mode; no two for the same pods and port."""
 
+    mtls_permissive_until: datetime.date | None
+    """The last day on which PERMISSIVE is meant to be there; None: nobody has said."""
+
+    mtls_cut_off: tuple[str, ...]
+    """Calls that may fail when mutual TLS changes, FROM:TO or FROM:TO:PORT; each once."""
+
     mtls_hosts: tuple[str, ...]
     """Services of the namespace that get a DestinationRule with ISTIO_MUTUAL."""
 
@@ -222,6 +229,8 @@ class Settings:
             mtls_mode=mode,
             mtls_scope=read.choice("mtlsScope", MtlsScope),
             mtls_exceptions=exceptions,
+            mtls_permissive_until=mtls.permissive_until(read, mode),
+            mtls_cut_off=mtls.cut_off(read),
             mtls_hosts=hosts,
             authorization_policy=read.choice("authorizationPolicy", AccessMode),
             network_policy=read.flag("networkPolicy"),

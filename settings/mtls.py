@@ -31,6 +31,22 @@ _LABEL_KEY = re.compile(
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?", re.ASCII)
 
 
+_CUT_OFF = re.compile(r"[^:\s]+:[^\s]+")
+
+
+def _today() -> datetime.date:
+    return datetime.datetime.now(datetime.UTC).date()
+
+
+def _day(value: object) -> datetime.date | None:
+    """A day; None where it is none."""
+    try:
+        # what the CLI makes of a date without quotes
+        return datetime.date.fromisoformat(str(value).removesuffix(" 00:00:00 +0000 UTC"))
+    except ValueError:
+        return None
+
+
 class Exceptions:
     """Reads mtlsExceptions."""
 
@@ -44,7 +60,7 @@ class Exceptions:
     def __init__(self, read: Reader, mode: MtlsMode) -> None:
         self._read = read
         self._mode = mode
-        self._today = datetime.datetime.now(datetime.UTC).date()
+        self._today = _today()
 
     def load(self) -> tuple[MtlsException, ...]:
         """All of them; no two for the same pods and port."""
@@ -118,11 +134,7 @@ class Exceptions:
     def _expires(self, path: Where, value: object) -> datetime.date | None:
         if value is None:
             return None
-        try:
-            # what the CLI makes of a date without quotes
-            day = datetime.date.fromisoformat(str(value).removesuffix(" 00:00:00 +0000 UTC"))
-        except ValueError:
-            day = None
+        day = _day(value)
         if day is not None and day >= self._today:
             return day
         allowed = f"a day, YYYY-MM-DD, not before today, {self._today}; or left out"
@@ -157,6 +169,40 @@ def _compete(one: MtlsException, other: MtlsException) -> bool:
         return one.port == other.port
     mine, others = dict(one.selector), dict(other.selector)
     return all(mine[label] == others[label] for label in mine.keys() & others.keys())
+
+
+def permissive_until(read: Reader, mode: MtlsMode) -> datetime.date | None:
+    """The last day of PERMISSIVE as a stage; None where nobody has said."""
+    key = "mtlsPermissiveUntil"
+    value = read.text(key)
+    if not value:
+        return None
+    day, today = _day(value), _today()
+    if read.sound("mtlsMode") and mode is not MtlsMode.PERMISSIVE:
+        allowed = f"empty while mtlsMode is {mode}: it is the last day of {MtlsMode.PERMISSIVE}"
+        read.refuse(key, value, allowed, remove_command((key,)))
+    elif day is None or day < today:
+        allowed = f"the last day of {MtlsMode.PERMISSIVE}, YYYY-MM-DD, not before today, {today}"
+        fix = (
+            f"{set_command((key,), 'YYYY-MM-DD')}, or {set_command(('mtlsMode',), MtlsMode.STRICT)}"
+        )
+        read.refuse(key, value, allowed, f"{fix} && {remove_command((key,))}")
+    return day
+
+
+def cut_off(read: Reader) -> tuple[str, ...]:
+    """Calls that may fail when mutual TLS changes, each once."""
+    key = "mtlsCutOff"
+    example = set_command((key, 0), "NAMESPACE/WORKLOAD:*")
+    items = read.data(key, list, "a list of FROM:TO or FROM:TO:PORT", example)
+    for index, item in enumerate(items):
+        path = (key, index)
+        if not isinstance(item, str) or not _CUT_OFF.fullmatch(item):
+            allowed = "FROM:TO or FROM:TO:PORT, patterns of workloads and services, e.g. old/*:*"
+            read.refuse(path, item, allowed, set_command(path, "NAMESPACE/WORKLOAD:*"))
+        elif item in items[:index]:
+            read.refuse(path, item, "every call once", remove_command(path))
+    return tuple(map(str, items))
 
 
 def mtls_hosts(read: Reader) -> tuple[str, ...]:

@@ -2,12 +2,15 @@
 
   python -m tlscheck <pod>[.<namespace>] <host>[:<port>]    one pair, and what to change
   python -m tlscheck [--namespace N] [--from P] [--to P]    every edge
+  python -m tlscheck --before PATH                          edges that differ from those of PATH
+  python -m tlscheck --if-strict [NAMESPACE]                edges that STRICT would cut off
 
 Objects come from the cluster of kubectl's context, or, with no cluster needed, from manifests (-f),
 from `pulumi stack export` (--stack-state) or `pulumi preview --json --show-sames` (--preview).
 With --proxies the sidecars of a cluster are asked, too: what they have, and their certificates.
 With --observe, or --prometheus, it is also shown how the connections came that were counted.
-Exit codes: 0, 1 when --require is not met or a witness disagrees, 2 when the input is bad.
+Exit codes: 0, 1 when --require is not met, a witness disagrees, an edge is worse than before or
+would be cut off; 2 when the input is bad.
 """
 
 from __future__ import annotations
@@ -18,13 +21,13 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, BinaryIO, NoReturn, TextIO, cast
 
 from tlscheck import report, sources
 from tlscheck.advice import Facts
 from tlscheck.documents import BadInputError, documents, mapping, printable
-from tlscheck.edges import Gate, Selection, find_clients, find_host
+from tlscheck.edges import Exceptions, Gate, Selection, find_clients, find_host
 from tlscheck.evaluate import rows, warnings
 from tlscheck.model import MeshConfig
 from tlscheck.proxies import Proxies
@@ -101,7 +104,18 @@ def parser() -> Parser:
     )  # fmt: skip
     gate.add_argument(
         "--except", dest="excepted", action="append", default=[], metavar="FROM:TO[:PORT]",
-        help="edges that need not: patterns, e.g. 'monitoring/*:*:9090'; repeatable",
+        help="edges that need not, or may be worse or cut off: patterns, e.g. "
+        "'monitoring/*:*:9090'; repeatable",
+    )  # fmt: skip
+    other = made.add_argument_group("what a change does")
+    other.add_argument(
+        "--before", action="append", default=[], metavar="PATH",
+        help="show the edges whose answer differs from that of these manifests, like -f",
+    )  # fmt: skip
+    other.add_argument(
+        "--if-strict", nargs="?", const="", metavar="NAMESPACE",
+        help="show the edges that work and would not if the PeerAuthentication of the mesh, or of "
+        "this namespace, were STRICT",
     )  # fmt: skip
     return made
 
@@ -114,7 +128,7 @@ def load(options: argparse.Namespace, stdin: BinaryIO) -> tuple[sources.Found, M
     """
     found = sources.Found()
     documents_of = [p for p in (options.stack_state, options.preview) if p is not None]
-    if [*options.files, *documents_of, options.mesh_config].count("-") > 1:
+    if [*options.files, *options.before, *documents_of, options.mesh_config].count("-") > 1:
         raise BadInputError("standard input can be read once")
     cluster = kubectl_words(options)
     if options.proxies and (options.files or documents_of):
@@ -226,6 +240,12 @@ def refuse_halves(options: argparse.Namespace) -> None:
         raise BadInputError("--from and --to are for the table; a pair has its two ends")
     if options.observe and options.prometheus is not None:
         raise BadInputError("--observe finds the cluster's Prometheus: leave --prometheus out")
+    if options.excepted and not (
+        options.require or options.before or options.if_strict is not None
+    ):
+        raise BadInputError("--except needs --require, --before or --if-strict")
+    if options.before or options.if_strict is not None:
+        refuse_unfit(options)
     if options.since is not None and not options.observe and options.prometheus is None:
         raise BadInputError("--since is how far back Prometheus looks: add --observe")
     if options.observe or options.prometheus is not None:
@@ -236,24 +256,105 @@ def refuse_halves(options: argparse.Namespace) -> None:
             prometheus.over_http(options.prometheus)
 
 
+def refuse_unfit(options: argparse.Namespace) -> None:
+    """Refuse what --before and --if-strict cannot go with.
+
+    Raises:
+        BadInputError: There is such.
+    """
+    asked = "--before" if options.before else "--if-strict"
+    unfit = {
+        "--if-strict": options.before and options.if_strict is not None,
+        "a pair": options.pod is not None,
+        "--require": options.require is not None,
+        "--proxies": options.proxies,
+        "--observe": options.observe,
+        "--prometheus": options.prometheus is not None,
+        "--output junit": options.output == "junit",
+    }
+    for name in (name for name, given in unfit.items() if given):
+        raise BadInputError(f"{asked} is about edges that change: leave {name} out")
+    if options.mesh_config is not None or options.ambient:
+        raise BadInputError(
+            f"{asked} goes by the ConfigMap istio and the Deployment istiod: give those with -f, "
+            "and leave --mesh-config and --ambient out"
+        )
+
+
+def change(options: argparse.Namespace, stdin: BinaryIO, out: TextIO) -> int:
+    """Show what a change does to the edges; returns the exit code.
+
+    Raises:
+        BadInputError: An input cannot be read, or the namespace does not exist.
+    """
+    from tlscheck import changes, compare, strict  # noqa: PLC0415 # start-up time
+
+    found, _ = load(options, stdin)
+    facts = Facts(found.objects)
+    exceptions = Exceptions.parse(options.excepted, facts)
+    chosen = Selection(options.namespace, options.source, options.target, facts)
+    advice: list[str] = []
+    notes = found.notes
+    if options.before:
+        before = sources.Found()
+        sources.read_files(before, options.before, stdin)
+        edges = [one for one in compare.compare(before, found) if chosen.has(one)]
+        failed = [
+            one
+            for one in edges
+            if one.worse and not exceptions.name(one.client, one.server, one.host, one.port)
+        ]
+        what, none = "worse than before", "no edge has another answer than before"
+        notes = [*before.notes, *found.notes]
+    else:
+        place = options.if_strict or strict.root_namespace(found)
+        strict.check_namespace(found, place)
+        cut = strict.cut_off(found, strict.as_if_strict(found, place), options.excepted)
+        cut = replace(cut, edges=tuple(filter(chosen.has, cut.edges)))
+        edges = failed = [*cut.edges]
+        what, none = f"cut off by STRICT in {place}", f"STRICT in {place} cuts nobody off"
+        advice = cut.advice()
+        if cut.left_out:
+            names = report.names(cut.left_out)
+            found.note("NOT_COUNTED", "clients", f"{names}: {strict.NOT_COUNTED}")
+    if options.output == "json":
+        changes.as_json(edges, notes, out)
+    else:
+        if edges:
+            changes.table(edges, out, colours=coloured(out))
+        else:
+            out.write(f"{printable(none)}\n")
+        report.remarks(notes, {}, out)
+        for step in advice:
+            out.write(f"change: {printable(step)}\n")
+    report_failure(what, [changes.edge(one) for one in failed])
+    return 1 if failed else 0
+
+
+def coloured(out: TextIO) -> bool:
+    """Whether a person's terminal shows colours."""
+    terminal = out.isatty() and os.environ.get("TERM") != "dumb"
+    return terminal and not os.environ.get("NO_COLOR")
+
+
+def report_failure(what: str, failed: Sequence[str]) -> None:
+    """Say on standard error what is not as it must be."""
+    if failed:
+        more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+        print(f"tlscheck: {what}: {failed[0]}{more}", file=sys.stderr)
+
+
 @dataclass(kw_only=True)
 class Shown:
     """What was printed, and what of it is not as required."""
 
     gate: Gate
     witnesses: report.Witnesses
-    out: TextIO
     seen: int = 0
     """Connections that --require was held against, or lines of them."""
     failed: list[str] = field(default_factory=list)
     empty: dict[str, None] = field(default_factory=dict)
     """Hosts without endpoints: there is no connection that could be as required, or not."""
-
-    @property
-    def colours(self) -> bool:
-        """Whether a person's terminal shows them."""
-        terminal = self.out.isatty() and os.environ.get("TERM") != "dumb"
-        return terminal and not os.environ.get("NO_COLOR")
 
     def watched(self, edges: Iterable[Row]) -> Iterator[Row]:
         """The connections, each noted as it passes."""
@@ -270,7 +371,7 @@ class Shown:
         self.failed = [report.edge(one.row) for one in lines if not self.gate.line(one, world)]
 
     def _count(self, row: Row) -> None:
-        if self.gate.judges(row):
+        if row.possible:
             self.seen += 1
         else:
             self.empty[report.short(row.host)] = None
@@ -289,10 +390,12 @@ def check(options: argparse.Namespace, stdin: BinaryIO, out: TextIO) -> int:
         BadInputError: There is nothing to judge.
     """
     refuse_halves(options)
-    Gate.parse(options.require, options.excepted, Facts(()))
+    Gate.parse(options.require, Exceptions.parse(options.excepted, Facts(())))
+    if options.before or options.if_strict is not None:
+        return change(options, stdin, out)
     found, mesh = load(options, stdin)
     facts = Facts(found.objects)
-    gate = Gate.parse(options.require, options.excepted, facts)
+    gate = Gate.parse(options.require, Exceptions.parse(options.excepted, facts))
     world = World.parse(found.objects, mesh)
     notes = [*found.notes, *warnings(world)]
     chosen = Selection(options.namespace, options.source, options.target, facts)
@@ -309,7 +412,7 @@ def check(options: argparse.Namespace, stdin: BinaryIO, out: TextIO) -> int:
         ]
     witnesses = asked.witnesses
     notes += asked.notes
-    shown = Shown(gate=gate, witnesses=witnesses, out=out)
+    shown = Shown(gate=gate, witnesses=witnesses)
     if options.output == "json":
         report.as_json(shown.watched(edges), notes, world.ignored, out, witnesses=witnesses)
     elif options.output == "junit":
@@ -317,7 +420,7 @@ def check(options: argparse.Namespace, stdin: BinaryIO, out: TextIO) -> int:
     elif pair is None:
         lines = [*(chosen.observed(world, witnesses) if witnesses else chosen.lines(world))]
         shown.lines(lines, world)
-        report.table(lines, out, colours=shown.colours, witnesses=witnesses)
+        report.table(lines, out, colours=coloured(out), witnesses=witnesses)
         report.remarks(notes, world.ignored, out)
     else:
         lines = report.fold(pair, witnesses)
@@ -325,7 +428,7 @@ def check(options: argparse.Namespace, stdin: BinaryIO, out: TextIO) -> int:
         about = {name for row in pair for name in report.concerned(row)}
         given = [*found.notes, *asked.notes]
         report.remarks([n for n in notes if n in given or n.subject in about], {}, out)
-        report.pair(lines, facts, out, colours=shown.colours, witnesses=witnesses)
+        report.pair(lines, facts, out, colours=coloured(out), witnesses=witnesses)
     if gate.modes and shown.empty:
         hosts = printable(report.names([*shown.empty]))
         print(f"tlscheck: not judged, without endpoints: {hosts}", file=sys.stderr)
@@ -333,9 +436,7 @@ def check(options: argparse.Namespace, stdin: BinaryIO, out: TextIO) -> int:
         raise BadInputError("no connection was found, so --require proves nothing")
     failed = [(f"not {options.require}", shown.failed), *troubled]
     for what, broken in failed:
-        if broken:
-            more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-            print(f"tlscheck: {what}: {broken[0]}{more}", file=sys.stderr)
+        report_failure(what, broken)
     return 1 if any(broken for _, broken in failed) else 0
 
 

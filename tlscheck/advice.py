@@ -43,6 +43,11 @@ class Facts:
                 suffix = f"-{labels.get('pod-template-hash')}"
                 self.owners[key] = str(mapping(owner)["name"]).removesuffix(suffix)
 
+    def workload(self, name: str) -> str:
+        """The Deployment or the like of a pod, `namespace/name`; a pod alone is its own."""
+        owner = self.owners.get(name)
+        return f"{name.partition('/')[0]}/{owner}" if owner else name
+
     def client_rule(self, row: Row) -> str:
         """The rule on the client's side, and whether it has a say."""
         if row.client is Client.NO_PROXY:

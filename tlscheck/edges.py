@@ -8,10 +8,10 @@ from fnmatch import fnmatchcase
 
 from tlscheck import report
 from tlscheck.advice import Facts
+from tlscheck.compare import Changed
 from tlscheck.documents import BadInputError, printable
 from tlscheck.evaluate import rows, summary
 from tlscheck.rows import Effective, Row
-from tlscheck.why import REASONS
 from tlscheck.world import World
 
 
@@ -30,30 +30,22 @@ def like(patterns: str, names: Sequence[str]) -> bool:
 
 
 @dataclass(frozen=True)
-class Gate:
-    """What every edge must be, and which need not."""
+class Exceptions:
+    """Edges that are named: FROM:TO or FROM:TO:PORT, each a pattern."""
 
-    modes: frozenset[str]
-    exceptions: tuple[tuple[str, str, str], ...]
-    """Patterns of client, server or host, and port."""
+    patterns: tuple[tuple[str, str, str], ...]
+    """Client, server or host, and port."""
     facts: Facts
 
     @classmethod
-    def parse(cls, require: str | None, excepted: Sequence[str], facts: Facts) -> Gate:
-        """Read --require and --except.
+    def parse(cls, given: Sequence[str], facts: Facts) -> Exceptions:
+        """Read them.
 
         Raises:
-            BadInputError: A mode does not exist, or an exception names no server.
+            BadInputError: One names no client or no server.
         """
-        modes = {mode.strip().upper() for mode in (require or "").split(",")} - {""}
-        if require is not None and (not modes or not modes <= set(Effective)):
-            raise BadInputError(f"--require {printable(require)}: modes are {', '.join(Effective)}")
-        if excepted and not modes:
-            raise BadInputError("--except needs --require")
-        if Effective.ISTIO_MUTUAL in modes:
-            modes.add(Effective.HBONE)
-        exceptions = []
-        for text in excepted:
+        found = []
+        for text in given:
             source, colon, rest = text.partition(":")
             target, _, port = rest.rpartition(":")
             # the names `host:...` and `ep:...` have a colon of their own
@@ -61,33 +53,54 @@ class Gate:
                 target, port = rest, "*"
             if not (source and colon and target):
                 raise BadInputError(f"--except {printable(text)}: write FROM:TO or FROM:TO:PORT")
-            exceptions.append((source, target, port))
-        return cls(frozenset(modes), tuple(exceptions), facts)
+            found.append((source, target, port))
+        return cls(tuple(found), facts)
 
-    @staticmethod
-    def judges(row: Row) -> bool:
-        """Whether there is a connection: to a service without endpoints nobody connects."""
-        return not (row.server_name.startswith("host:") and REASONS["NO_ENDPOINTS"] in row.why)
+    def name(self, client: str, server: str, host: str, port: int) -> bool:
+        """Whether one of them names the edge; clients and servers are pods or workloads."""
+        # an exception names a workload or a service
+        to = [*spellings(server, self.facts), host, report.short(host)]
+        return any(
+            like(source, spellings(client, self.facts))
+            and like(target, to)
+            and like(at, [str(port)])
+            for source, target, at in self.patterns
+        )
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What every edge must be, and which need not."""
+
+    modes: frozenset[str]
+    exceptions: Exceptions
+
+    @classmethod
+    def parse(cls, require: str | None, exceptions: Exceptions) -> Gate:
+        """Read --require.
+
+        Raises:
+            BadInputError: A mode does not exist.
+        """
+        modes = {mode.strip().upper() for mode in (require or "").split(",")} - {""}
+        if require is not None and (not modes or not modes <= set(Effective)):
+            raise BadInputError(f"--require {printable(require)}: modes are {', '.join(Effective)}")
+        if Effective.ISTIO_MUTUAL in modes:
+            modes.add(Effective.HBONE)
+        return cls(frozenset(modes), exceptions)
 
     def allows(self, row: Row) -> bool:
         """Whether the connection is as required, or need not be."""
-        if not self.modes or row.effective in self.modes or not self.judges(row):
+        if not self.modes or row.effective in self.modes or not row.possible:
             return True
-        # an exception names a workload or a service
-        to = [*spellings(row.server_name, self.facts), row.host, report.short(row.host)]
-        return any(
-            like(source, spellings(row.client_name, self.facts))
-            and like(target, to)
-            and like(port, [str(row.port)])
-            for source, target, port in self.exceptions
-        )
+        return self.exceptions.name(row.client_name, row.server_name, row.host, row.port)
 
     def line(self, line: report.Line, world: World) -> bool:
         """Whether all connections of a line are."""
         row = line.row
-        if not self.modes or row.effective in self.modes or not self.judges(row):
+        if not self.modes or row.effective in self.modes or not row.possible:
             return True
-        return bool(self.exceptions) and all(
+        return bool(self.exceptions.patterns) and all(
             self.allows(one)
             for client in line.clients
             for one in rows(world, client, row.host, row.port)
@@ -123,6 +136,11 @@ class Selection:
         """Whether the edge starts or ends in the namespace."""
         of_host = report.short(host).rpartition(".")[2] if ".svc." in host else ""
         return self.namespace in (None, of_host, client.partition("/")[0])
+
+    def has(self, edge: Changed) -> bool:
+        """Whether the edge is one of the selection."""
+        chosen = self.client(edge.client) and self.host(edge.host)
+        return chosen and self.inside(edge.client, edge.host)
 
     def rows(self, world: World) -> Iterator[Row]:
         """Every connection of the selection."""

@@ -50,6 +50,8 @@ class Summary:
     """How many connections this line stands for, a client's calls to itself included."""
     example: Row
     """The worst row: a failing one when there is one."""
+    answers: tuple[Mapping[str, Any], ...]
+    """Endpoint by endpoint: a row's fields without its client."""
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -373,6 +375,7 @@ def _folded(
         effective=tuple(sorted({f["effective"] for f in found})),
         rows=sum(map(len, shared)) * len(found),
         example=Row(client_name=shared[0][0], **worst),
+        answers=tuple(found),
     )
 
 

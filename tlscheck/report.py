@@ -197,15 +197,22 @@ def table(lines: Sequence[Line], out: TextIO, *, colours: bool, witnesses: Witne
         )
         for line in ordered
     ]
-    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    padded, heads = padded_to(columns, cells)
     # the sign in the column TLS is two cells wide
-    heads = list(map(str.ljust, columns, widths))
     heads[SIGNED] += " "
     out.write("  ".join(heads).rstrip() + "\n")
-    for line, row in zip(ordered, cells, strict=True):
-        padded = list(map(str.ljust, row, widths))
-        padded[SIGNED] = paint(padded[SIGNED], line.row.effective, colours=colours)
-        out.write("  ".join(padded).rstrip() + "\n")
+    for line, row in zip(ordered, padded, strict=True):
+        row[SIGNED] = paint(row[SIGNED], line.row.effective, colours=colours)
+        out.write("  ".join(row).rstrip() + "\n")
+
+
+def padded_to(
+    columns: Sequence[str], cells: Sequence[Sequence[str]]
+) -> tuple[list[list[str]], list[str]]:
+    """The rows of a table and its heads, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    heads, *rows = (list(map(str.ljust, row, widths)) for row in (columns, *cells))
+    return rows, heads
 
 
 def pair(

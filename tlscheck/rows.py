@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from tlscheck.why import REASONS
+
 
 class Client(StrEnum):
     """What leaves the client's proxy."""
@@ -79,6 +81,11 @@ class Row:
     def ok(self) -> bool:
         """Whether the connection works."""
         return self.effective is not Effective.CONFLICT
+
+    @property
+    def possible(self) -> bool:
+        """Whether there is a connection: to a service without endpoints nobody connects."""
+        return not (self.server_name.startswith("host:") and REASONS["NO_ENDPOINTS"] in self.why)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

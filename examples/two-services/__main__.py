@@ -26,7 +26,7 @@ istiod = ControlPlane("istio", mesh, on)
 shop = MeshNamespace("mesh", MeshNamespaceArgs(namespace="shop", stack=stack), on)
 after = pulumi.ResourceOptions(provider=on.provider, depends_on=[istiod, shop])
 
-strict = MutualTlsArgs(mode=MtlsMode.STRICT, scope=MtlsScope.MESH, namespace="shop")
+strict = MutualTlsArgs(mode=MtlsMode.STRICT, scope=MtlsScope.MESH, namespace="shop", stack=stack)
 MutualTls("mtls", strict, after)
 
 podinfo = "ghcr.io/stefanprodan/podinfo:6.7.1"

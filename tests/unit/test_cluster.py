@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pulumi
 import pytest
@@ -316,7 +317,7 @@ def test_a_server_that_does_not_let_us_in_is_refused(
     api.answers["/version"] = (status, {})
     key, allowed, fix = refusal(write(tmp_path / "config", kind=api.url), "kind").splitlines()
     assert key == 'kubeContext is "kind"'
-    assert f"may read namespaces; {api.url} says {reason}" in allowed
+    assert f"may get namespaces; {api.url} says {reason}" in allowed
     assert f"kubectl --kubeconfig {tmp_path}/config --context kind auth can-i get namesp" in fix
 
 
@@ -505,3 +506,60 @@ def test_the_provider_is_not_told_this_machines_paths(
     reached = connect(ClusterAccess(kubeconfig="", context="kind"))
     deployed = run_program(lambda: reached.provider("cluster"))
     assert deployed.named("cluster").inputs == {"context": "kind", "kubeconfig": ""}
+
+
+# 5. What is there
+
+
+def listing(kind: str, *names: str, more: str = "") -> tuple[int, object]:
+    items = [{"metadata": {"name": name}} for name in names]
+    return 200, {
+        "kind": f"{kind}List",
+        "apiVersion": "v1",
+        "metadata": {"continue": more},
+        "items": items,
+    }
+
+
+def names(objects: list[dict[str, Any]]) -> list[str]:
+    return [f"{one['kind']} {one['metadata']['name']}" for one in objects]
+
+
+def test_objects_come_page_by_page_with_their_kind(api: Api, reached: Cluster) -> None:
+    api.answers["/api/v1/pods?limit=500"] = listing("Pod", "a", more="b=/c")
+    api.answers["/api/v1/pods?limit=500&continue=b%3D%2Fc"] = listing("Pod", "b")
+    api.answers["/apis/apps/v1/deployments?limit=500"] = listing("Deployment", "c")
+
+    found = reached.objects("pods", "deployments.apps")
+
+    assert names(found) == ["Pod a", "Pod b", "Deployment c"]
+    assert found[0]["apiVersion"] == "v1"
+
+
+def test_objects_of_one_namespace_are_asked_for_there(api: Api, reached: Cluster) -> None:
+    api.answers["/api/v1/namespaces/shop/pods?limit=500"] = listing("Pod", "a")
+
+    assert names(reached.objects("pods", namespace="shop")) == ["Pod a"]
+
+
+def test_a_kind_that_the_cluster_does_not_know_has_no_objects(reached: Cluster) -> None:
+    assert reached.objects("peerauthentications.security.istio.io") == []
+    assert reached.config_map("istio-system", "istio") is None
+
+
+def test_a_config_map_says_what_it_is(api: Api, reached: Cluster) -> None:
+    api.answers["/api/v1/namespaces/istio-system/configmaps/istio"] = 200, {"data": {"mesh": "x"}}
+
+    found = reached.config_map("istio-system", "istio")
+
+    assert found == {"apiVersion": "v1", "kind": "ConfigMap", "data": {"mesh": "x"}}
+
+
+def test_objects_that_may_not_be_listed_are_named(api: Api, reached: Cluster) -> None:
+    api.answers["/api/v1/pods?limit=500"] = 403, {}
+
+    with pytest.raises(ClusterError) as error:
+        reached.objects("pods")
+
+    assert "may list pods --all-namespaces; " in str(error.value)
+    assert "auth can-i list pods --all-namespaces, or" in str(error.value)

@@ -61,7 +61,7 @@ def exception(app: str, port: int | None, mode: MtlsMode) -> MtlsException:
 
 MTLS = [
     *[
-        MutualTlsArgs(mode=mode, scope=scope, namespace="shop")
+        MutualTlsArgs(mode=mode, scope=scope, namespace="shop", stack="a/b")
         for mode in MtlsMode
         for scope in MtlsScope
     ],
@@ -69,6 +69,7 @@ MTLS = [
         mode=MtlsMode.STRICT,
         scope=MtlsScope.MESH,
         namespace="shop",
+        stack="a/b",
         exceptions=(
             exception("whole", None, MtlsMode.PERMISSIVE),
             exception("port", 9080, MtlsMode.DISABLE),

@@ -16,12 +16,14 @@ from components.mtls import (
     excepted,
     exception_name,
     exception_problems,
+    policies,
 )
 from tests.unit.conftest import Deploy, Deployed, Registered
 
 REVIEWS = (("app", "reviews"),)
 RATINGS = (("app", "ratings"),)
 WHY = "scraped by a Prometheus outside the mesh"
+STACK = "service-mesh/test"
 SOON, LATER = datetime.date(2999, 1, 1), datetime.date(2999, 12, 31)
 
 
@@ -37,8 +39,12 @@ def exception(
 
 
 def deploy_mtls(deploy: Deploy, **changes: Any) -> Deployed:
-    arguments = {"mode": MtlsMode.STRICT, "scope": MtlsScope.MESH, "namespace": "shop", **changes}
-    return deploy(lambda opts: MutualTls("mtls", MutualTlsArgs(**arguments), opts))
+    return deploy(lambda opts: MutualTls("mtls", args(**changes), opts))
+
+
+def args(**changes: Any) -> MutualTlsArgs:
+    given = {"mode": MtlsMode.STRICT, "scope": MtlsScope.MESH, "namespace": "shop", "stack": STACK}
+    return MutualTlsArgs(**{**given, **changes})
 
 
 def where(resource: Registered) -> tuple[str, str]:
@@ -169,9 +175,36 @@ def test_exceptions_that_istio_would_not_apply_as_they_read_are_refused(
     exceptions: tuple[MtlsException, ...], problem: str
 ) -> None:
     with pytest.raises(ValueError, match=problem):
-        MutualTlsArgs(
-            mode=MtlsMode.STRICT, scope=MtlsScope.MESH, namespace="shop", exceptions=exceptions
-        )
+        args(exceptions=exceptions)
+
+
+def test_a_stage_says_why_and_until_when_it_is_not_strict(deploy: Deploy) -> None:
+    deployed = deploy_mtls(deploy, mode=MtlsMode.PERMISSIVE, permissive_until=LATER)
+
+    annotations = deployed.named("mtls-default").inputs["metadata"]["annotations"]
+    assert annotations["service-mesh/expires"] == "2999-12-31"
+    assert "until every client has a sidecar" in annotations["service-mesh/reason"]
+    forever = deploy_mtls(deploy, mode=MtlsMode.PERMISSIVE).named("mtls-default")
+    assert "service-mesh/reason" not in forever.inputs["metadata"]["annotations"]
+
+
+def test_a_last_day_is_for_permissive(deploy: Deploy) -> None:
+    with pytest.raises(ValueError, match="the mode is STRICT"):
+        deploy_mtls(deploy, permissive_until=LATER)
+
+
+def test_every_policy_says_whose_it_is_and_is_the_one_that_was_announced(deploy: Deploy) -> None:
+    exceptions = (exception(), exception(RATINGS, port=9080, expires=SOON))
+    made = deploy_mtls(deploy, exceptions=exceptions).of_kind("PeerAuthentication")
+    deployed = {where(one): one for one in made}
+
+    announced = {(one.namespace, one.name): one for one in policies(args(exceptions=exceptions))}
+    assert deployed.keys() == announced.keys()
+    for key, other in announced.items():
+        one = deployed[key]
+        assert one.inputs["spec"] == other.spec
+        assert one.inputs["metadata"]["annotations"].items() >= other.annotations.items()
+        assert other.annotations["service-mesh/stack"] == STACK
 
 
 def test_exceptions_that_exclude_each_other_are_fine() -> None:

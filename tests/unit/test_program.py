@@ -7,7 +7,7 @@ import os
 import runpy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pulumi
 import pytest
@@ -19,6 +19,7 @@ import components.cluster
 from components.kinds import ClusterAccess
 from policy.guards import RULES, Resource
 from tests.unit.conftest import PROJECT, Deployed, Run
+from tests.unit.tlscheck_objects import pa, pod, svc
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).with_name("golden") / "dev.yaml"
@@ -28,11 +29,26 @@ Program = Callable[..., Deployed]
 
 
 class FakeCluster:
-    """A cluster that is there and empty."""
+    """A cluster that is there and, but for `there`, empty."""
+
+    there: ClassVar[list[dict[str, Any]]] = []
 
     def __init__(self, access: ClusterAccess) -> None:
         self.access = access
         self.checked: list[object] = []
+
+    def config_map(self, namespace: str, name: str) -> dict[str, Any] | None:
+        wanted = {"name": name, "namespace": namespace}
+        return next((one for one in self.there if one["metadata"] == wanted), None)
+
+    def objects(self, *resources: str, namespace: str | None = None) -> list[dict[str, Any]]:
+        kinds = [resource.partition(".")[0].removesuffix("s") for resource in resources]
+        return [
+            one
+            for one in self.there
+            if one["kind"].lower() in kinds
+            and namespace in (None, one["metadata"].get("namespace"))
+        ]
 
     def check_control_plane(self, *, stack: str) -> None:
         self.checked.append(stack)
@@ -602,6 +618,33 @@ def test_a_cluster_that_cannot_be_used_registers_nothing(
     assert not providers, "without a provider no resource can be made"
 
 
+MESH = {"kind": "ConfigMap", "metadata": {"name": "istio", "namespace": "istio-system"}}
+STAGE = [MESH, pa("istio-system/default", "PERMISSIVE"), pod("bookinfo/web"), svc("bookinfo/web")]
+
+
+def test_who_would_be_cut_off_registers_nothing_unless_named(
+    program: Program, clusters: list[FakeCluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeCluster, "there", [*STAGE, pod("old/cron", "none")])
+    monkeypatch.setattr(FakeCluster, "provider", lambda *_: pytest.fail("too late"))
+
+    with pytest.raises(pulumi.RunError, match=r"old/cron -> web\.bookinfo:80"):
+        program()
+
+    assert len(clusters) == 1
+
+
+def test_what_observes_the_mesh_is_not_cut_off_wherever_it_is(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeCluster, "there", [*STAGE, pod("watch/prometheus", "none")])
+
+    assert program(observabilityNamespace="watch").named("mtls-default")
+    with pytest.raises(pulumi.RunError, match="watch/prometheus"):
+        program()
+    assert program(mtlsCutOff=["watch/*:*"]).named("mtls-default")
+
+
 # guard rails
 
 
@@ -664,6 +707,13 @@ def test_a_careless_production_setting_breaks_a_guard_rail(
     program: Program, changes: dict[str, object], rule: str
 ) -> None:
     assert rule in broken(program(file="prod", **changes))
+
+
+def test_permissive_as_a_stage_keeps_to_the_guard_rails(program: Program) -> None:
+    stage = {"mtlsMode": "PERMISSIVE", "mtlsPermissiveUntil": "2999-12-31"}
+
+    for scope in ("mesh", "namespace"):
+        assert broken(program(file="prod", mtlsScope=scope, **stage)) == []
 
 
 def test_an_exception_without_a_last_day_breaks_a_guard_rail(program: Program) -> None:

@@ -63,6 +63,7 @@ def test_every_default_of_pulumi_yaml_is_valid(load: Load) -> None:
     assert (settings.namespace, settings.adopt_namespace) == ("bookinfo", False)
     assert (settings.mtls_mode, settings.mtls_scope) == (MtlsMode.STRICT, MtlsScope.MESH)
     assert (settings.mtls_exceptions, settings.mtls_hosts) == ((), ())
+    assert (settings.mtls_permissive_until, settings.mtls_cut_off) == (None, ())
     assert settings.observability == ()
     assert settings.observability_namespace == "istio-system"
     assert (settings.prometheus_retention, settings.prometheus_storage) == ("15d", None)
@@ -85,7 +86,7 @@ def test_the_dev_stack_loads(load: Load) -> None:
 
 
 def test_every_setting_is_declared_with_type_default_and_description() -> None:
-    assert len(declarations()) == 39
+    assert len(declarations()) == 41
     for key, schema in PROJECT["config"].items():
         assert schema.keys() - {"items"} == {"type", "default", "description"}, key
         assert schema["type"] in {"string", "integer", "boolean", "array", "object"}, key
@@ -196,6 +197,17 @@ def test_an_exception_may_be_there_today_for_the_last_time(load: Load) -> None:
     assert load(mtlsExceptions=items).mtls_exceptions[0].expires == today
 
 
+def test_permissive_may_have_a_last_day_and_that_may_be_today(load: Load) -> None:
+    today = datetime.datetime.now(datetime.UTC).date()
+    settings = load(mtlsMode="PERMISSIVE", mtlsPermissiveUntil=today.isoformat())
+    assert settings.mtls_permissive_until == today
+
+
+def test_calls_that_may_fail_are_patterns(load: Load) -> None:
+    edges = ["old/*:*", "*:web.shop:9080", "a.b:c/d"]
+    assert load(mtlsCutOff=edges).mtls_cut_off == tuple(edges)
+
+
 def test_labels_with_numbers_are_text_again(load: Load) -> None:
     """`pulumi config set --path` writes 2 as a number, and a label is a text."""
     items = [exception(selector={"app.kubernetes.io/part-of": 2})]
@@ -236,6 +248,7 @@ def test_what_loads_is_accepted_by_the_components(load: Load) -> None:
         mode=settings.mtls_mode,
         scope=settings.mtls_scope,
         namespace=settings.namespace,
+        stack="service-mesh/dev",
         exceptions=settings.mtls_exceptions,
     )
     ControlPlaneArgs(
@@ -785,6 +798,44 @@ BAD: dict[str, tuple[dict[str, object], str, str, str]] = {
         "mtlsExceptions[0].expires",
         "a day, YYYY-MM-DD",
         "pulumi config rm --path 'mtlsExceptions[0]'",
+    ),
+    "permissive-until-yesterday": (
+        {"mtlsMode": "PERMISSIVE", "mtlsPermissiveUntil": "2026-01-31"},
+        'mtlsPermissiveUntil is "2026-01-31"',
+        "the last day of PERMISSIVE, YYYY-MM-DD, not before today, ",
+        "pulumi config set mtlsPermissiveUntil YYYY-MM-DD, or pulumi config set mtlsMode STRICT && "
+        "pulumi config rm mtlsPermissiveUntil",
+    ),
+    "permissive-until-no-day": (
+        {"mtlsMode": "PERMISSIVE", "mtlsPermissiveUntil": "soon"},
+        'mtlsPermissiveUntil is "soon"',
+        "YYYY-MM-DD",
+        "pulumi config set mtlsPermissiveUntil YYYY-MM-DD",
+    ),
+    "a-last-day-of-another-mode": (
+        {"mtlsPermissiveUntil": "2999-12-31"},
+        'mtlsPermissiveUntil is "2999-12-31"',
+        "empty while mtlsMode is STRICT",
+        "pulumi config rm mtlsPermissiveUntil",
+    ),
+    "cut-off-that-is-no-list": (
+        {"mtlsCutOff": "old/*:*"},
+        'mtlsCutOff is "old/*:*"',
+        "a list of FROM:TO or FROM:TO:PORT",
+        "pulumi config rm mtlsCutOff && "
+        "pulumi config set --path 'mtlsCutOff[0]' 'NAMESPACE/WORKLOAD:*'",
+    ),
+    "cut-off-that-leads-nowhere": (
+        {"mtlsCutOff": ["old/cron"]},
+        'mtlsCutOff[0] is "old/cron"',
+        "FROM:TO or FROM:TO:PORT, patterns",
+        "pulumi config set --path 'mtlsCutOff[0]' 'NAMESPACE/WORKLOAD:*'",
+    ),
+    "cut-off-twice": (
+        {"mtlsCutOff": ["old/*:*", "old/*:*"]},
+        'mtlsCutOff[1] is "old/*:*"',
+        "every call once",
+        "pulumi config rm --path 'mtlsCutOff[1]'",
     ),
     "no-replica": (
         {"replicas": 0},

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tlscheck import __main__ as command
-from tlscheck import edges, report, sources
+from tlscheck import changes, edges, report, sources
 from tlscheck.advice import Facts
 from tlscheck.evaluate import rows
 from tlscheck.model import MeshConfig
@@ -229,7 +229,7 @@ def test_a_short_host_is_of_the_pods_namespace(cli: Cli) -> None:
         (("c.cli", ""), "no service"),
         (("--require", "MTLS"), "modes are ISTIO_MUTUAL"),
         (("--require", ""), "modes are"),
-        (("--except", "a:b"), "--except needs --require"),
+        (("--except", "a:b"), "--except needs --require, --before or --if-strict"),
         (("--require", "HBONE", "--except", "a"), "write FROM:TO"),
         (("--require", "HBONE", "--to", "none"), "proves nothing"),
         (("--output", "yaml"), "invalid choice"),
@@ -246,6 +246,27 @@ def test_bad_input_is_one_line_and_2(argv: tuple[str, ...], message: str, cli: C
     assert done.code == 2
     assert message in done.err
     assert done.err.startswith("tlscheck: ")
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("asked", [("--before", "."), ("--if-strict", "srv")])
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("c.cli", "web.srv"), "leave a pair out"),
+        (("--require", "HBONE"), "leave --require out"),
+        (("--prometheus", "http://127.0.0.1:9"), "leave --prometheus out"),
+        (("-o", "junit"), "leave --output junit out"),
+        (("--ambient",), "leave --mesh-config and --ambient out"),
+        (("--except", "a"), "write FROM:TO"),
+    ],
+)
+def test_what_a_change_cannot_be_asked_with_is_one_line_and_2(
+    asked: tuple[str, ...], argv: tuple[str, ...], message: str, cli: Cli
+) -> None:
+    done = cli(*argv, *asked, objects=objects("O01"))
+    assert done.code == 2
+    assert message in done.err
     assert done.err.count("\n") == 1
 
 
@@ -376,6 +397,133 @@ def test_a_host_outside_the_mesh_is_judged_though_no_endpoint_is_known(cli: Cli)
     done = cli("--require", "ISTIO_MUTUAL", objects=objects("O22"))
     assert done.code == 1
     assert "not judged" not in done.err
+
+
+# --- a change -------------------------------------------------------------------------------------
+
+
+def policy(mode: str, where: str = "istio-system") -> Json:
+    meta = {"name": "default", "namespace": where, "creationTimestamp": "2020-01-01T00:00:00Z"}
+    kind = {"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication"}
+    return {**kind, "metadata": meta, "spec": {"mtls": {"mode": mode}}}
+
+
+OLD = pod("job-5d9c-a", "old", sidecar=False, owner="job")
+
+
+def few(*more: Json) -> list[Json]:
+    """A service with one endpoint, a client in the mesh, and more."""
+    spec = {"selector": {"app": "w"}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}
+    service = {"kind": "Service", "metadata": {"name": "web", "namespace": "srv"}, "spec": spec}
+    return [service, pod("w", "srv"), pod("c", "cli"), *more]
+
+
+def saved(folder: Path, *given: Json) -> str:
+    (folder / "before.yaml").write_text(yaml.safe_dump_all(given))
+    return str(folder / "before.yaml")
+
+
+def test_what_became_worse_is_shown_and_makes_the_exit_code(tmp_path: Path, cli: Cli) -> None:
+    before = saved(tmp_path, *few(OLD))
+    after = few(OLD, policy("STRICT"))
+
+    done = cli("--before", before, objects=after)
+
+    heads, line = done.out.splitlines()
+    assert heads.split() == list(changes.COLUMNS)
+    assert line.split()[:7] == ["old/job", "web.srv", ">", "w", "80", "-", "PLAINTEXT"]
+    assert "CONFLICT ❌  plaintext meets STRICT" in line
+    assert done.code == 1
+    assert done.err == (
+        "tlscheck: worse than before: old/job -> web.srv:80 goes from PLAINTEXT to CONFLICT\n"
+    )
+    assert cli("--before", before, "--except", "old/job:web.srv", objects=after).code == 0
+    assert cli("--before", before, "--to", "other.*", objects=after).code == 0
+
+
+def test_what_became_better_is_shown_and_is_no_failure(tmp_path: Path, cli: Cli) -> None:
+    before = saved(tmp_path, *few(OLD, policy("STRICT")))
+
+    done = cli("--before", before, "-o", "json", objects=few(OLD))
+
+    assert (done.code, done.err) == (0, "")
+    [edge] = json.loads(done.out)["edges"]
+    assert edge == {
+        "from": "old/job",
+        "to": "srv/w",
+        "host": "web.srv.svc.cluster.local",
+        "port": 80,
+        "before": "CONFLICT",
+        "after": "PLAINTEXT",
+        "worse": False,
+        "better": True,
+        "why": "the client has no proxy",
+    }
+
+
+def test_no_difference_is_said(tmp_path: Path, cli: Cli) -> None:
+    done = cli("--before", saved(tmp_path, *few()), objects=few())
+    assert (done.code, done.out) == (0, "no edge has another answer than before\n")
+
+
+def test_standard_input_is_one_of_before_and_after(cli: Cli) -> None:
+    done = cli("--before", "-", objects=few())
+    assert done.code == 2
+    assert "standard input can be read once" in done.err
+
+
+@pytest.mark.parametrize("asked", [(), ("srv",), ("istio-system",)])
+@pytest.mark.parametrize("now", [(), ("PERMISSIVE",), ("DISABLE",)])
+def test_who_strict_would_cut_off_is_shown_with_what_to_do(
+    asked: tuple[str, ...], now: tuple[str, ...], cli: Cli
+) -> None:
+    given = few(OLD, *(policy(mode, *asked) for mode in now))
+
+    done = cli("--if-strict", *asked, objects=given)
+
+    assert done.code == 1
+    assert "old/job" in done.out.splitlines()[1]
+    assert done.out.splitlines()[-1] == (
+        "change: kubectl label namespace old istio-injection=enabled && "
+        "kubectl -n old rollout restart deployment/job"
+    )
+    place = asked[0] if asked else "istio-system"
+    assert f"tlscheck: cut off by STRICT in {place}: old/job -> web.srv:80" in done.err
+    named = cli("--if-strict", *asked, "--except", "job.old:*:80", objects=given)
+    assert (named.code, named.out, named.err) == (0, f"STRICT in {place} cuts nobody off\n", "")
+
+
+def test_a_policy_that_stands_nearer_is_not_replaced(cli: Cli) -> None:
+    given = few(OLD, policy("PERMISSIVE", "srv"))
+
+    assert cli("--if-strict", objects=given).code == 0
+    assert cli("--if-strict", "srv", objects=given).code == 1
+    exception = policy("PERMISSIVE", "srv")
+    exception["metadata"]["name"] = "w"
+    exception["spec"]["selector"] = {"matchLabels": {"app": "w"}}
+    assert cli("--if-strict", "srv", objects=few(OLD, exception)).code == 0
+
+
+def test_strict_cuts_nobody_off_where_it_is_already(cli: Cli) -> None:
+    assert cli("--if-strict", objects=few(OLD, policy("STRICT"))).code == 0
+
+
+def test_clients_that_do_not_count_are_named(cli: Cli) -> None:
+    agents = [
+        pod("agent", "kube-system", sidecar=False),
+        pod("watch", "istio-system", sidecar=False),
+    ]
+
+    done = cli("--if-strict", objects=few(*agents))
+
+    assert done.code == 0
+    assert "NOT_COUNTED clients: istio-system/watch, kube-system/agent: left out" in done.out
+
+
+def test_a_namespace_that_is_not_there_is_suggested(cli: Cli) -> None:
+    done = cli("--if-strict", "srw", objects=few())
+    assert done.code == 2
+    assert "no namespace srw among the objects; did you mean srv?" in done.err
 
 
 def test_junit_has_a_test_case_per_connection_and_fails_as_the_gate_does(cli: Cli) -> None:
