@@ -15,8 +15,9 @@ export PYTHONDONTWRITEBYTECODE := 1
 # an Output in an f-string raises instead of writing a warning into a resource
 export PULUMI_ERROR_OUTPUT_STRING := true
 
-.PHONY: help up preview policy verify sniff down exercise kiali grafana jaeger prometheus lab-up lab-down lab-status url env test format lint types layers \
-	unit golden e2e bench truth tools system charts settings-table clean
+.PHONY: help up preview render pr-preview policy verify sniff drift down own-cluster pr-comment exercise kiali grafana jaeger prometheus \
+	lab-up lab-down lab-status url env tools system test format lint types layers unit golden e2e truth bench actionlint charts \
+	settings-table clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -30,8 +31,17 @@ up: $(VENV) system ## install the mesh and Bookinfo: on the lab, or on the clust
 preview: $(VENV) system ## what `make up` would change, the objects inside Helm releases included
 	@$(LAB) preview --stack $(STACK)
 
+render: $(VENV) ## every object of the stack as YAML, with no cluster; BASE=origin/main: what differs
+	@$(LAB) render --stack $(STACK) $(if $(BASE),--base $(BASE))
+
+pr-preview: $(VENV) system ## the preview as Markdown for a pull request, with what it does to mTLS; BASE= as above
+	@$(LAB) pr-preview --stack $(STACK) $(if $(BASE),--base $(BASE))
+
 policy: $(VENV) $(POLICY) system ## `pulumi preview` under the guard rails of policy/; fails where one is broken
 	@$(LAB) pulumi --stack $(STACK) -- preview --policy-pack policy
+
+drift: $(VENV) system ## what in the cluster is not as the program says; fails where something is
+	@$(LAB) pulumi --stack $(STACK) -- preview --refresh --diff --expect-no-changes
 
 verify: $(VENV) ## prove it: requests and refusals on the lab, what the proxies say elsewhere
 	@$(LAB) verify --stack $(STACK)
@@ -53,6 +63,23 @@ kiali grafana jaeger prometheus: $(VENV)
 
 exercise: $(VENV) system ## a frontend, a backend, strict mTLS: on a lab of its own, and proven
 	@$(LAB) exercise
+
+# --- pull requests -------------------------------------------------------------------------------
+
+COMMENT ?= comment.md
+
+pr-comment: $(VENV) ## post $(COMMENT) to the pull request $$PR, or edit the one that is there
+	@$(BIN)/python -m tools.pr_comment $(COMMENT)
+
+# on a runner a lab would be started, and the update would reach nobody
+own-cluster: $(VENV) ## fails where the stack's settings name no cluster
+	@grep -Eq '^ +service-mesh:kubeContext: *["'\'']?[^"'\'' #]' Pulumi.$(STACK).yaml || { echo \
+		"Pulumi.$(STACK).yaml names no cluster: pulumi config set kubeContext NAME --stack $(STACK)" >&2; \
+		exit 1; }
+
+actionlint: $(VENV) ## the workflows, checked by actionlint
+	@"$$($(BIN)/python -m lab.toolchain ensure --only actionlint)/actionlint" -shellcheck= -pyflakes= \
+		.github/workflows/*.yml
 
 # --- the lab -------------------------------------------------------------------------------------
 
@@ -129,14 +156,14 @@ $(VENV): $(VENV)/.installed
 $(VENV)/.installed: requirements.txt requirements-dev.txt requirements-lab.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.x")'
 	@$(PYTHON) -m venv $(VENV)
-	@echo "installing pinned requirements into $(VENV)"
+	@echo "installing pinned requirements into $(VENV)" >&2
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-lab.txt
 	@touch $@
 
 # pulumi-policy and the lab want different versions of protobuf
 $(POLICY): policy/requirements.txt
 	@$(PYTHON) -m venv policy/$(VENV)
-	@echo "installing pinned requirements into policy/$(VENV)"
+	@echo "installing pinned requirements into policy/$(VENV)" >&2
 	@policy/$(BIN)/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 

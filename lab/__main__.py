@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lab import dashboard, stack
+from lab import dashboard, offline, stack
 from lab.exercise import exercise
 from lab.lifecycle import LabError, Running, down, running, up
 from lab.paths import ROOT, LabPaths
@@ -45,8 +45,8 @@ def main() -> int:
                 return opened.call(*_words(arguments.words))
             case "destroy":
                 return _destroy(arguments.stack, paths)
-            case "exercise":
-                return exercise(paths)
+            case "exercise" | "render" | "pr-preview":
+                return _without_the_lab(arguments, paths)
             case "dashboard":
                 with dashboard.until_interrupted():
                     _dashboard(arguments, paths)
@@ -72,19 +72,34 @@ def _arguments() -> argparse.Namespace:
     run = commands.add_parser("run", help="run a program with those variables")
     cli = commands.add_parser("pulumi", help="run the Pulumi CLI for a stack")
     preview = commands.add_parser("preview", help="what an update would change, releases included")
+    markdown = commands.add_parser("pr-preview", help="the same as a comment for a pull request")
     summary = commands.add_parser("summary", help="what runs, what is STRICT, and the proof")
     verify = commands.add_parser("verify", help="prove that every edge is mutual TLS")
     sniff = commands.add_parser("sniff", help="show the bytes on the wire before and after STRICT")
     commands.add_parser("exercise", help="two services and strict mutual TLS, on a lab of its own")
+    render = commands.add_parser("render", help="a stack's objects as YAML, without a cluster")
+    for command in (markdown, render):
+        command.add_argument("--base", metavar="REF", help="git ref to compare with, no cluster")
     destroy = commands.add_parser("destroy", help="destroy a stack, and stop the lab it ran on")
     show = commands.add_parser("dashboard", help="forward a port to a dashboard, until Ctrl-C")
     show.add_argument("part", choices=[part.value for part in dashboard.Part])
     show.add_argument("--port", type=int, help="local port, instead of the usual or a free one")
-    for command in (cli, preview, summary, verify, sniff, destroy, show):
+    for command in (cli, preview, markdown, summary, verify, sniff, render, destroy, show):
         command.add_argument("--stack", default="dev")
     for command in (run, cli):
         command.add_argument("words", nargs=argparse.REMAINDER)
     return parser.parse_args()
+
+
+def _without_the_lab(arguments: argparse.Namespace, paths: LabPaths) -> int:
+    """Commands that do not want the lab that may be running, or not always."""
+    if arguments.command == "exercise":
+        return exercise(paths)
+    if arguments.command == "render":
+        return offline.render(arguments.stack, arguments.base, paths)
+    if arguments.base:
+        return offline.pr_preview(arguments.stack, arguments.base, paths)
+    return _pr_preview(stack.open_stack(arguments.stack, paths))
 
 
 def _with_stack(arguments: argparse.Namespace, paths: LabPaths) -> int:
@@ -143,6 +158,33 @@ def _preview(opened: stack.Stack) -> int:
         file.write(document)
         file.flush()
         return opened.call(sys.executable, "-m", "review", file.name, *opened.cluster())
+
+
+def _pr_preview(opened: stack.Stack) -> int:
+    """A preview as Markdown, which alone is on standard output, one that failed included."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        file.write(_document(opened))
+        file.flush()
+        names = ("--project", opened.project, "--stack", opened.name)
+        review = (sys.executable, "-m", "review", "--markdown", file.name, *names)
+        return opened.call(*review, *opened.cluster())
+
+
+def _document(opened: stack.Stack) -> str:
+    """What `pulumi preview --json` says, or why it said nothing, in the same form."""
+    try:
+        words = opened.pulumi("preview", "--json", "--show-sames")
+    except LabError as error:
+        return json.dumps({"diagnostics": [{"severity": "error", "message": str(error)}]})
+    environment = {**os.environ, **opened.variables}
+    done = subprocess.run(
+        words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    print(done.stderr, end="", file=sys.stderr)
+    if done.returncode and not done.stdout.lstrip().startswith("{"):
+        said = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
+        return json.dumps({"diagnostics": [{"severity": "error", "message": said}]})
+    return done.stdout
 
 
 def _verify(opened: stack.Stack, outputs: dict[str, Any], paths: LabPaths) -> tuple[str, bool]:

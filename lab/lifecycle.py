@@ -196,7 +196,8 @@ def _listen(usual: int) -> socket.socket:
             listener.close()
             continue
         if port == 0:
-            print(f"port {usual} is taken, the lab uses {listener.getsockname()[1]}")
+            free = listener.getsockname()[1]
+            print(f"port {usual} is taken, the lab uses {free}", file=sys.stderr)
         listener.listen(128)
         return listener
     raise LabError("no free loopback port")

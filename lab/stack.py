@@ -167,7 +167,7 @@ def write_settings(name: str, paths: LabPaths) -> Path:
     fresh = {**_settings(own), **needed}
     now = _settings(config)
     before = _settings(written) if config.exists() and written.exists() else now
-    chosen = {k: v for k, v in now.items() if k not in before or _text(before[k]) != _text(v)}
+    chosen = {k: v for k, v in now.items() if k not in before or as_text(before[k]) != as_text(v)}
     settings = {**fresh, **chosen}
     for key in before.keys() - now.keys():
         settings.pop(key, None)
@@ -202,6 +202,12 @@ def overlay(
         },
     }
     return {f"{project}:{key}": value for key, value in needed.items()}
+
+
+def offline(paths: LabPaths, charts: Path) -> dict[str, Any]:
+    """The same without a cluster: no address of one, and charts that need no lab."""
+    needed = overlay(paths) | {f"{_PROJECT}:chartSource": str(charts)}
+    return {key: value for key, value in needed.items() if key not in _address(_PROJECT)}
 
 
 def variables(paths: LabPaths, tools: Tools) -> dict[str, str]:
@@ -247,7 +253,7 @@ def _address(project: str) -> tuple[str, str]:
     return f"{project}:kubeContext", f"{project}:kubeconfig"
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
     """A setting as the CLI stores it: it makes strings of the numbers and booleans of a file."""
     return value if isinstance(value, str) else json.dumps(value)
 

@@ -83,11 +83,16 @@ def split(manifest: str) -> dict[Key, Object]:
     """
     objects: dict[Key, Object] = {}
     for item in filter(None, map(mapping, yaml.load_all(manifest, _Loader))):
-        group = str(item.get("apiVersion")).rpartition("/")[0]
-        meta = mapping(item.get("metadata"))
-        place = (str(meta.get("namespace") or ""), str(meta.get("name")))
-        objects[Key(group, str(item.get("kind")), *place)] = item
+        objects[key_of(item)] = item
     return objects
+
+
+def key_of(item: Object) -> Key:
+    """What makes this object the same."""
+    group = str(item.get("apiVersion")).rpartition("/")[0]
+    meta = mapping(item.get("metadata"))
+    place = (str(meta.get("namespace") or ""), str(meta.get("name")))
+    return Key(group, str(item.get("kind")), *place)
 
 
 def _meta(item: Object, field: str) -> dict[str, object]:
@@ -98,6 +103,9 @@ def _hide(secret: Object, other: Object) -> Object:
     """A Secret without its values; only that one differs from the other side's is left to see."""
     hidden = dict(secret)
     for field in hidden.keys() & {"data", "stringData"}:
+        if not isinstance(secret[field], dict):  # all of it is a secret of the CLI's
+            hidden[field] = "[hidden]"
+            continue
         ours, theirs = mapping(secret[field]), mapping(other.get(field))
         hidden[field] = {
             key: "[hidden]" if theirs.get(key, value) == value else "[hidden, differs]"

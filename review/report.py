@@ -13,6 +13,8 @@ MAX_OBJECTS = 30
 """Objects of one release whose difference is shown without --full."""
 MAX_LINES = 80
 """Lines of one object's difference that are shown without --full."""
+RELEASE_WORDS = {Op.CREATE: "first install", Op.DELETE: "uninstall"}
+"""Helm's words for what Pulumi does to a release."""
 WORDS = {"~": "to change", "+": "to add", "-": "to delete", "=": "left behind"}
 
 
@@ -29,7 +31,8 @@ class Reviewed:
 
 def report(release: Reviewed, *, full: bool) -> Iterator[str]:
     """All lines about one release: a summary, then notes, then objects."""
-    title = release.name if release.op is Op.UPDATE else f"{release.name} ({release.op})"
+    word = RELEASE_WORDS.get(release.op, release.op)
+    title = release.name if release.op is Op.UPDATE else f"{release.name} ({word})"
     found = release.difference
     if found is None:
         yield f"{title}: not compared"

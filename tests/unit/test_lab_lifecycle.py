@@ -86,7 +86,7 @@ def test_a_busy_port_is_said_and_replaced(capsys: pytest.CaptureFixture[str]) ->
             pass  # a lab of this checkout has it: as busy as the test needs it
         with lifecycle._listen(PORT) as listener:
             assert listener.getsockname()[1] != PORT
-    assert f"port {PORT} is taken" in capsys.readouterr().out
+    assert f"port {PORT} is taken" in capsys.readouterr().err
 
 
 def test_only_loopback_is_listened_on() -> None:

@@ -13,96 +13,22 @@ import pytest
 from review import helm
 from review.__main__ import main
 from review.manifests import compare, diff, split
-from review.preview import Op, parse
+from review.preview import Op, parse, releases
 from review.report import MAX_LINES, MAX_OBJECTS
+from tests.unit.previews import (
+    STACK,
+    UNKNOWN,
+    Json,
+    Tools,
+    config_map,
+    crd,
+    rendered,
+    state,
+    step,
+    update,
+)
 
-Json = dict[str, object]
 UNREACHABLE = "Unable to connect to the server: dial tcp 127.0.0.1:1: connection refused"
-UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
-
-
-def config_map(name: str, text: object, kind: str = "ConfigMap") -> str:
-    """One object, as a document of a manifest."""
-    meta = {"name": name, "namespace": "istio-system"}
-    item = {"apiVersion": "v1", "kind": kind, "metadata": meta, "data": {"key": text}}
-    return "---\n" + json.dumps(item) + "\n"
-
-
-def crd(name: str, *, keep: bool = False, text: str = "") -> str:
-    meta: Json = {"name": name}
-    if keep:
-        meta["annotations"] = {"helm.sh/resource-policy": "keep"}
-    item = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}
-    return "---\n" + json.dumps(item | {"metadata": meta, "spec": {"text": text}}) + "\n"
-
-
-def rendered(values: Json) -> str:
-    """A chart of two objects: one shows the value `a`, one never changes."""
-    return config_map("shown", values.get("a")) + config_map("fixed", "x")
-
-
-class Tools:
-    """Plays helm, kubectl and a post-renderer, and remembers how it was called."""
-
-    def __init__(
-        self,
-        *,
-        live: str | None = None,
-        chart: Callable[[Json], str] = rendered,
-        failing: str = "",
-        error: str = "",
-        missing: str = "",
-        version: str = "v1.36.2",
-    ) -> None:
-        self.calls: list[list[str]] = []
-        self.stdin: list[str] = []
-        self.live, self.chart, self.version = live, chart, version
-        self.failing, self.error, self.missing = failing, error, missing
-
-    def __call__(self, argv: Sequence[str], stdin: str) -> helm.Done:
-        self.calls.append(list(argv))
-        self.stdin.append(stdin)
-        return helm.Done(argv, *self._answer(" ".join(argv), stdin))
-
-    def _answer(self, line: str, stdin: str) -> tuple[int, str, str]:
-        if line.split(maxsplit=1)[0] == self.missing:
-            return 127, "", "not there"
-        if self.failing and line.startswith(self.failing):
-            return 1, "", self.error
-        answers = {
-            "kubectl version": json.dumps({"serverVersion": {"gitVersion": self.version}}),
-            "helm get": self.live or "",
-            "helm template": line.startswith("helm template") and self.chart(json.loads(stdin)),
-        }
-        found = next((text for start, text in answers.items() if line.startswith(start)), None)
-        if line.startswith("helm get") and self.live is None:
-            return 1, "", "Error: release: not found"
-        return 0, stdin.replace("unrefined", "refined") if found is None else str(found), ""
-
-    def ran(self, command: str) -> list[list[str]]:
-        return [call for call in self.calls if " ".join(call).startswith(command)]
-
-
-def state(name: object = "istiod", **inputs: object) -> Json:
-    urn = f"urn:pulumi:dev::service-mesh::kubernetes:helm.sh/v3:Release::{name}"
-    inputs = {"name": name, "chart": "istiod", "namespace": "istio-system", "values": {}} | {
-        "repositoryOpts": {"repo": "https://charts.example"},
-        **inputs,
-    }
-    return {"type": "kubernetes:helm.sh/v3:Release", "urn": urn, "inputs": inputs}
-
-
-def step(op: str, old: Json | None, new: Json | None) -> Json:
-    sides = {"oldState": old, "newState": new}
-    urn = (new or old or {})["urn"]
-    return {"op": op, "urn": urn} | {side: value for side, value in sides.items() if value}
-
-
-def update(old: Json, new: Json, **inputs: object) -> Json:
-    return step("update", state(**inputs | {"values": old}), state(**inputs | {"values": new}))
-
-
-STACK = {"op": "same", "urn": "urn:stack", "newState": {"type": "pulumi:pulumi:Stack"}}
 
 
 @pytest.fixture
@@ -558,7 +484,7 @@ def test_the_real_runner_tells_a_missing_command_from_a_forbidden_one(tmp_path: 
 
 def test_releases_are_reviewed_in_the_order_of_the_preview() -> None:
     text = json.dumps({"steps": [step("create", None, state(n)) for n in ("istio-base", "istiod")]})
-    assert [(s.release.name, s.op) for s in parse(text)] == [
+    assert [(s.release.name, s.op) for s in releases(parse(text))] == [
         ("istio-base", Op.CREATE),
         ("istiod", Op.CREATE),
     ]
