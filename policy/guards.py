@@ -7,6 +7,7 @@ hidden behind its values; those objects are for `make preview` to show.
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,25 @@ _WORKLOADS = frozenset({"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", 
 """Kinds with `spec.template`. A CronJob's is deeper, and a Pod is one."""
 
 _FEWEST_REPLICAS = 2
+
+_LOG_LEVELS = (
+    "sidecar.istio.io/logLevel",
+    "sidecar.istio.io/componentLogLevel",
+    "sidecar.istio.io/agentLogLevel",
+)
+"""Annotations of a pod: how much its proxy, the proxy's parts and pilot-agent write."""
+
+_DEBUG_LEVELS = frozenset({"debug", "trace"})
+
+_TRUE, _FALSE = frozenset({"true", "t", "1"}), frozenset({"false", "f", "0"})
+"""Go's words, in small letters."""
+
+_OPEN_DOORS = {
+    "UNSAFE_ENABLE_ADMIN_ENDPOINTS": _TRUE,
+    "UNSAFE_PILOT_ENABLE_RUNTIME_ASSERTIONS": _TRUE,
+    "ENABLE_DEBUG_ENDPOINT_AUTH": _FALSE,
+}
+"""Variables of istiod, and what opens a door (Istio's pilot/pkg/features/pilot.go)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -310,6 +330,41 @@ def nothing_fails_on_purpose(resources: Resources) -> Iterator[Finding]:
                 yield _of(one, "a fault in a production stack")
 
 
+def nothing_is_debugged(resources: Resources) -> Iterator[Finding]:
+    """No proxy, agent or istiod of a production stack logs at debug or opens a door for debugging.
+
+    At that level proxies write the headers of requests, tokens among them. Access logs are no
+    debugging, and neither are traces.
+    """
+    for one in resources if is_production(resources) else ():
+        for key, level in _log_levels(one):
+            if _DEBUG_LEVELS & set(re.split(r"[:,\s]+", str(level).lower())):
+                yield _of(one, f"{key} is {level} in production")
+        for key, value in _istiod_env(one):
+            if str(value).lower() in _OPEN_DOORS.get(key, ()):
+                yield _of(one, f"{key} is {value} in production")
+
+
+def _log_levels(one: Resource) -> Iterator[tuple[str, object]]:
+    """What is said about logs in the annotations of pods and the values of Istio's charts."""
+    values = _values(one)
+    notes = _object(_object((_template(one) or {}).get("metadata")).get("annotations"))
+    for said in (notes, _object(values.get("podAnnotations"))):
+        yield from ((key, said.get(key)) for key in _LOG_LEVELS)
+    shared = _object(values.get("global"))
+    proxy = _object(shared.get("proxy"))
+    yield "global.logging.level", _object(shared.get("logging")).get("level")
+    yield "global.proxy.logLevel", proxy.get("logLevel")
+    yield "global.proxy.componentLogLevel", proxy.get("componentLogLevel")
+
+
+def _istiod_env(one: Resource) -> Iterator[tuple[str, object]]:
+    """Variables in the values of chart `istiod`, which takes them under `pilot` and beside it."""
+    values = _values(one)
+    for said in (values, _object(values.get("pilot"))):
+        yield from _object(said.get("env")).items()
+
+
 def nobody_is_alone(resources: Resources) -> Iterator[Finding]:
     """A Deployment of the mesh has at least two replicas in production.
 
@@ -394,6 +449,12 @@ RULES: tuple[Rule, ...] = (
         whole_stack=True,
     ),
     Rule(
+        name="production-without-debug",
+        says="In production nothing logs at debug, and istiod's doors for debugging are shut.",
+        check=nothing_is_debugged,
+        whole_stack=True,
+    ),
+    Rule(
         name="production-has-replicas",
         says="In production no pod of the mesh is alone.",
         check=nobody_is_alone,
@@ -438,6 +499,11 @@ def _chart(one: Resource) -> str:
     if not one.type.startswith("kubernetes:helm.sh/") or one.kind != "Release":
         return ""
     return str(one.props.get("chart") or "").rstrip("/").rpartition("/")[2]
+
+
+def _values(one: Resource) -> Object:
+    """What a release gives to its chart; empty for anything else."""
+    return _object(one.props.get("values")) if _chart(one) else {}
 
 
 def _injects(one: Resource) -> bool:

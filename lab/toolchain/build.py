@@ -24,7 +24,17 @@ from typing import Final
 
 from lab.toolchain.console import Progress, note
 from lab.toolchain.sources import Found, ToolchainError, cache_root
-from lab.toolchain.table import GO, PROMETHEUS, SHARED, STAMPS, Module, Tool, dotted, parse_version
+from lab.toolchain.table import (
+    ACTIONLINT,
+    GO,
+    PROMETHEUS,
+    SHARED,
+    STAMPS,
+    Module,
+    Tool,
+    dotted,
+    parse_version,
+)
 
 OLDEST_GO: Final = (1, 26)
 """What every go.mod file asks for."""
@@ -54,11 +64,12 @@ Ways out: install Go 1.26 or newer (https://go.dev/dl) and run the same command 
 tools on PATH (`python -m lab.toolchain list` names the versions); or, where the publishers' sites
 can be reached, allow downloads for all but pilot-discovery and pilot-agent: unset LAB_TOOLS."""
 
-_MODULES: Final[tuple[Module, ...]] = ("tools", "provider", "prometheus")
+_MODULES: Final[tuple[Module, ...]] = ("tools", "provider", "prometheus", "actionlint")
 
 _HOMES: Final[Mapping[str, tuple[Module, ...]]] = {
     "tools": ("tools", "provider"),
     "prometheus": ("prometheus",),
+    "actionlint": ("actionlint",),
 }
 """Folders of the cache, and whose programs are there. A new pin makes one of them new."""
 
@@ -69,6 +80,7 @@ _MORE_FLAGS: Final[Mapping[str, tuple[str, ...]]] = {
         "-tags=remove_all_sd,enable_kubernetes_sd",
         f"-ldflags=-s -w -X github.com/prometheus/common/version.Version={PROMETHEUS}",
     ),
+    "actionlint": (f"-ldflags=-s -w -X github.com/rhysd/actionlint.version={ACTIONLINT}",),
 }
 """What one module's build has besides; of two flags of one name the later one counts."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 Version: TypeAlias = tuple[int, ...]
-Module: TypeAlias = Literal["tools", "provider", "prometheus"]
+Module: TypeAlias = Literal["tools", "provider", "prometheus", "actionlint"]
 
 GO: Final = Path(__file__).parent / "go"
 """The Go modules that pin what is built here."""
@@ -20,6 +20,9 @@ ISTIO: Final = "1.31.0"
 
 PROMETHEUS: Final = "3.10.0"
 """The release that is built, and the one whose image Istio's samples run."""
+
+ACTIONLINT: Final = "1.7.12"
+"""The release that is built."""
 
 SHARED: Final = {
     "charts": "manifests/charts",
@@ -85,7 +88,7 @@ class Tool:
     """Another tool in whose download this one is, too; `download` is that one's."""
 
     optional: bool = False
-    """The lab starts without it, and then simulates the pods that it would run."""
+    """The lab starts without it; the pods that it would run are simulated then."""
 
     package: str | None = None
     """Import path of its main package in the Go module `module`."""
@@ -272,6 +275,19 @@ _TOOLS = (
         download=_on_github(
             "jaegertracing/jaeger", _JAEGER_RELEASE, "jaeger-{version}-linux-{arch}.tar.gz"
         ),
+    ),
+    # no part of the lab: `make actionlint`
+    Tool(
+        name="actionlint",
+        minimum=(1, 7, 9),
+        probe=("-version",),
+        optional=True,
+        download=_on_github(
+            "rhysd/actionlint", ACTIONLINT, "actionlint_{version}_linux_{arch}.tar.gz"
+        ),
+        package="github.com/rhysd/actionlint/cmd/actionlint",
+        module="actionlint",
+        builds=ACTIONLINT,
     ),
     # An official plugin that is there is used. One that is not is left to an official pulumi, which
     # installs it; beside a pulumi that was built here, `lab.random_provider` stands in.

@@ -35,19 +35,19 @@ class Result:
 
 
 class Mesh:
-    """The stack `dev` on the lab, driven as a person does."""
+    """A stack on the lab, driven as a person does."""
 
-    def __init__(self, paths: LabPaths) -> None:
+    def __init__(self, paths: LabPaths, name: str = "dev") -> None:
         self.paths = paths
-        self.stack = open_stack("dev", paths)
+        self.stack = open_stack(name, paths)
 
     def reset_settings(self) -> None:
         """The stack's own settings again, whatever a test has changed."""
-        config = self.paths.state / "Pulumi.dev.yaml"
+        config = self.paths.state / f"Pulumi.{self.stack.name}.yaml"
         if config.exists():  # else a test has taken the lab down
             # what is as the lab wrote it is nobody's choice, and need not last
-            shutil.copy(config, self.paths.state / "Pulumi.dev.written.yaml")
-        self.stack = open_stack("dev", self.paths)
+            shutil.copy(config, self.paths.state / f"Pulumi.{self.stack.name}.written.yaml")
+        self.stack = open_stack(self.stack.name, self.paths)
 
     def run(self, *words: str, ok: bool = True, **variables: str) -> Result:
         """Run a program on the lab; fail the test if it fails and `ok` is set."""
@@ -70,6 +70,11 @@ class Mesh:
     def up(self, *words: str) -> Result:
         """An update without the preview before it."""
         return self.pulumi("up", "--yes", "--skip-preview", *words)
+
+    def make(self, target: str, *, ok: bool = True, **variables: str) -> Result:
+        """Run a target of the Makefile for the stack."""
+        where = {"STACK": self.stack.name, "LAB_STATE": str(self.paths.state)}
+        return self.run("make", "-s", target, ok=ok, **where, **variables)
 
     def kubectl(self, *words: str, ok: bool = True, stdin: str | None = None) -> Result:
         """Run kubectl on the lab."""

@@ -11,8 +11,10 @@ import yaml
 
 from policy import guards
 from policy.guards import RULES, Resource
+from tests.unit import charts
 
 GOLDEN = Path(__file__).with_name("golden") / "dev.yaml"
+ISTIOD = "istio-control/istio-discovery"
 TODAY = datetime.date(2026, 11, 23)
 
 
@@ -398,7 +400,58 @@ CRDS = "kubernetes:helm.sh/v3:Release"
 REWRITTEN = resource(CRDS, {"chart": "base", "postrender": "drop.sh"}, protect=True)
 UNPROTECTED = resource(CRDS, {"chart": "base"})
 
+
+def release(values: dict[str, Any], chart: str = ".lab/charts/istiod") -> Any:
+    return resource(CRDS, {"chart": chart, "values": values})
+
+
+def noisy(notes: dict[str, str]) -> Any:
+    one = deployment()
+    one.props["spec"]["template"]["metadata"]["annotations"] = notes
+    return one
+
+
+def env(name: str, value: str) -> Any:
+    return release({"pilot": {"env": {name: value}}})
+
+
+DEBUGGED = {
+    "proxy": (noisy({"sidecar.istio.io/logLevel": "debug"}), "sidecar.istio.io/logLevel is debug"),
+    "a-part": (
+        noisy({"sidecar.istio.io/componentLogLevel": "misc:error,rbac:Trace"}),
+        "componentLogLevel is misc:error,rbac:Trace",
+    ),
+    "agent": (noisy({"sidecar.istio.io/agentLogLevel": "dns:debug"}), "agentLogLevel is dns:debug"),
+    "gateway": (
+        release({"podAnnotations": {"sidecar.istio.io/logLevel": "trace"}}, chart="gateway"),
+        "sidecar.istio.io/logLevel is trace",
+    ),
+    "istiod": (
+        release({"global": {"logging": {"level": "default:info,ads:debug"}}}),
+        "global.logging.level is default:info,ads:debug",
+    ),
+    "all-proxies": (
+        release({"global": {"proxy": {"logLevel": "debug"}}}),
+        "global.proxy.logLevel is debug",
+    ),
+    "a-part-of-all": (
+        release({"global": {"proxy": {"componentLogLevel": "http:debug"}}}),
+        "global.proxy.componentLogLevel is http:debug",
+    ),
+    "admin": (env("UNSAFE_ENABLE_ADMIN_ENDPOINTS", "true"), "ADMIN_ENDPOINTS is true"),
+    "assertions": (env("UNSAFE_PILOT_ENABLE_RUNTIME_ASSERTIONS", "T"), "ASSERTIONS is T"),
+    "anybody": (env("ENABLE_DEBUG_ENDPOINT_AUTH", "0"), "ENDPOINT_AUTH is 0"),
+    "beside-pilot": (
+        release({"env": {"UNSAFE_ENABLE_ADMIN_ENDPOINTS": True}}),
+        "ADMIN_ENDPOINTS is True",
+    ),
+}
+
 CARELESS = {
+    **{
+        f"debug-{name}": (guards.nothing_is_debugged, one, f"{message} in production")
+        for name, (one, message) in DEBUGGED.items()
+    },
     "a-fault": (guards.nothing_fails_on_purpose, FAULTY, "a fault in a production stack"),
     "one-replica": (guards.nobody_is_alone, deployment(replicas=1.0), "1 replica of 2 or more"),
     "unsaid-replicas": (guards.nobody_is_alone, deployment(), "1 replica of 2 or more"),
@@ -426,6 +479,18 @@ CAREFUL = {
         istio("VirtualService", {"http": [{"route": []}]}),
     ),
     "two-replicas": (guards.nobody_is_alone, deployment(replicas=2.0)),
+    "quiet-pods": (
+        guards.nothing_is_debugged,
+        noisy({"sidecar.istio.io/logLevel": "warning", "note": "debug"}),
+    ),
+    "a-scope-of-that-name": (
+        guards.nothing_is_debugged,
+        release({"global": {"logging": {"level": "default:info,debugging:warn"}}}),
+    ),
+    "doors-shut": (guards.nothing_is_debugged, env("UNSAFE_ENABLE_ADMIN_ENDPOINTS", "false")),
+    "asked-who": (guards.nothing_is_debugged, env("ENABLE_DEBUG_ENDPOINT_AUTH", "true")),
+    "other-variables": (guards.nothing_is_debugged, env("PILOT_ENABLE_ALPN_FILTER", "true")),
+    "no-values": (guards.nothing_is_debugged, UNPROTECTED),
     "an-observer": (guards.nobody_is_alone, deployment(replicas=1.0, labels=NO_SIDECAR)),
     "crds-kept": (guards.crds_stay, UNPROTECTED),
     "crds-protected": (guards.what_must_stay_is_protected, REWRITTEN),
@@ -436,6 +501,21 @@ CAREFUL = {
 @pytest.mark.parametrize(("check", "one"), CAREFUL.values(), ids=CAREFUL)
 def test_what_is_careful_passes_in_production(check: Any, one: Any) -> None:
     assert not found(check, PRODUCTION, one)
+
+
+@pytest.mark.parametrize("annotation", guards._LOG_LEVELS)
+def test_the_annotations_about_logs_are_those_that_istiod_reads(annotation: str) -> None:
+    template = charts.FOLDER / ISTIOD / "files" / "injection-template.yaml"
+    assert f"`{annotation}`" in template.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", ["logging.level", "proxy.logLevel", "proxy.componentLogLevel"])
+def test_the_values_about_logs_are_those_of_chart_istiod(path: str) -> None:
+    part, _, key = path.partition(".")
+    assert key in charts.defaults(ISTIOD)["global"][part]
+    loud = release({"global": {part: {key: "debug"}}})
+    [said] = found(guards.nothing_is_debugged, PRODUCTION, loud)
+    assert f"global.{path} is debug" in said
 
 
 # all of them
