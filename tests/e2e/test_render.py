@@ -176,3 +176,24 @@ def test_a_base_shows_exactly_the_object_that_a_setting_changes(mesh: Mesh, tmp_
     assert "\n  ~ security.istio.io/v1 PeerAuthentication istio-system/default\n" in out
     assert "-    mode: STRICT\n" in out
     assert "+    mode: PERMISSIVE\n" in out
+
+
+def test_with_a_base_the_comment_of_a_pull_request_needs_no_cluster() -> None:
+    with checkout("HEAD", ROOT) as folder:
+        settings = folder / "Pulumi.dev.yaml"
+        settings.write_text(settings.read_text() + "  service-mesh:mtlsMode: PERMISSIVE\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "lab", "pr-preview", "--base", "HEAD"],
+            cwd=folder,
+            env={**os.environ, "KUBECONFIG": "/nonexistent"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not (folder / ".lab").exists()
+
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("<!-- service-mesh preview: service-mesh/dev -->\n")
+    assert "### dev: 1 to update" in done.stdout
+    assert "❌ **namespaces-are-strict**" in done.stdout
+    assert "-    mode: STRICT\n+    mode: PERMISSIVE\n" in done.stdout
