@@ -15,7 +15,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 # an Output in an f-string raises instead of writing a warning into a resource
 export PULUMI_ERROR_OUTPUT_STRING := true
 
-.PHONY: help up preview render pr-preview policy verify sniff drift down own-cluster pr-comment exercise kiali grafana jaeger prometheus \
+.PHONY: help up preview render pr-preview policy verify doctor sniff drift down own-cluster pr-comment exercise kiali grafana jaeger prometheus \
 	lab-up lab-down lab-status url env tools system test format lint types layers unit golden e2e truth bench actionlint charts \
 	settings-table clean
 
@@ -45,6 +45,9 @@ drift: $(VENV) system ## what in the cluster is not as the program says; fails w
 
 verify: $(VENV) ## prove it: requests and refusals on the lab, what the proxies say elsewhere
 	@$(LAB) verify --stack $(STACK)
+
+doctor: $(VENV) ## what is wrong with the cluster or the mesh, what a destroy left, and what mends it
+	@$(LAB) doctor --stack $(STACK)
 
 sniff: $(VENV) ## the bytes on the wire of a pod, before and after STRICT
 	@$(LAB) sniff --stack $(STACK)

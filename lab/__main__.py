@@ -45,7 +45,7 @@ def main() -> int:
                 return opened.call(*_words(arguments.words))
             case "destroy":
                 return _destroy(arguments.stack, paths)
-            case "exercise" | "render" | "pr-preview":
+            case "exercise" | "render" | "pr-preview" | "doctor":
                 return _without_the_lab(arguments, paths)
             case "dashboard":
                 with dashboard.until_interrupted():
@@ -77,6 +77,7 @@ def _arguments() -> argparse.Namespace:
     verify = commands.add_parser("verify", help="prove that every edge is mutual TLS")
     sniff = commands.add_parser("sniff", help="show the bytes on the wire before and after STRICT")
     commands.add_parser("exercise", help="two services and strict mutual TLS, on a lab of its own")
+    doctor = commands.add_parser("doctor", help="what is wrong with the cluster or the mesh")
     render = commands.add_parser("render", help="a stack's objects as YAML, without a cluster")
     for command in (markdown, render):
         command.add_argument("--base", metavar="REF", help="git ref to compare with, no cluster")
@@ -84,7 +85,7 @@ def _arguments() -> argparse.Namespace:
     show = commands.add_parser("dashboard", help="forward a port to a dashboard, until Ctrl-C")
     show.add_argument("part", choices=[part.value for part in dashboard.Part])
     show.add_argument("--port", type=int, help="local port, instead of the usual or a free one")
-    for command in (cli, preview, markdown, summary, verify, sniff, render, destroy, show):
+    for command in (cli, preview, markdown, summary, verify, sniff, render, destroy, show, doctor):
         command.add_argument("--stack", default="dev")
     for command in (run, cli):
         command.add_argument("words", nargs=argparse.REMAINDER)
@@ -95,6 +96,8 @@ def _without_the_lab(arguments: argparse.Namespace, paths: LabPaths) -> int:
     """Commands that do not want the lab that may be running, or not always."""
     if arguments.command == "exercise":
         return exercise(paths)
+    if arguments.command == "doctor":
+        return _doctor(arguments.stack, paths)
     if arguments.command == "render":
         return offline.render(arguments.stack, arguments.base, paths)
     if arguments.base:
@@ -229,6 +232,28 @@ def _dashboard(arguments: argparse.Namespace, paths: LabPaths) -> None:
     opened = stack.open_stack(arguments.stack, paths)
     part = dashboard.Part(arguments.part)
     dashboard.show(part, opened, _outputs(opened), paths, arguments.port)
+
+
+def _doctor(name: str, paths: LabPaths) -> int:
+    """Check the stack's cluster, with the stack's state where there is one.
+
+    Raises:
+        LabError: the stack needs a lab, and none is running.
+    """
+    if stack.needs_lab(name) and running(paths) is None:
+        raise LabError("no lab is running; `make up` starts one")
+    opened = stack.open_stack(name, paths)
+    words = [sys.executable, "-m", "doctor", *opened.cluster()]
+    words += ["--stack", f"{opened.project}/{name}"]
+    for flag, key in (("--istio-version", "istioVersion"), ("--namespace", "namespace")):
+        words += [flag, value] if (value := opened.setting(key)) else []
+    # not opened.pulumi(), which would make the stack
+    if opened.call("pulumi", "stack", "select", name, quiet=True):
+        return opened.call(*words)
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        file.write(opened.read("pulumi", "stack", "export", "--stack", name))
+        file.flush()
+        return opened.call(*words, "--state", file.name)
 
 
 def _destroy(name: str, paths: LabPaths) -> int:

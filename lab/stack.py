@@ -63,6 +63,13 @@ class Stack:
         found = {"--context": context, "--kubeconfig": kubeconfig}
         return [word for flag, value in found.items() if value for word in (flag, value)]
 
+    def setting(self, key: str) -> str | None:
+        """A setting of the stack, else its default; None where it has neither."""
+        settings = _settings(self.config or self.program / f"Pulumi.{self.name}.yaml")
+        declared = (_read(self.program / "Pulumi.yaml").get("config") or {}).get(key) or {}
+        found = settings.get(f"{self.project}:{key}", declared.get("default"))
+        return None if found is None else as_text(found)
+
     def call(self, *words: str, quiet: bool = False) -> int:
         """Run any program in these surroundings and return its exit code."""
         output = subprocess.DEVNULL if quiet else None
