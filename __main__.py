@@ -9,6 +9,7 @@ import pulumi
 
 import rollout
 import rules
+import upgrade
 from components import bookinfo, gateway
 from components.cluster import connect
 from components.control_plane import ControlPlane, ControlPlaneArgs, TraceCollector
@@ -32,7 +33,21 @@ stack = f"{pulumi.get_project()}/{pulumi.get_stack()}"
 access = ClusterAccess(kubeconfig=settings.kubeconfig, context=settings.kube_context)
 cluster = connect(access)
 cluster.check_control_plane(stack=stack)
-cluster.check_namespace(settings.namespace, adopt=settings.adopt_namespace, stack=stack)
+istiods = upgrade.Istiods(
+    version=settings.istio_version,
+    revisions=settings.revisions,
+    namespace=settings.namespace,
+    namespace_revision=settings.namespace_revision,
+)
+running = upgrade.installed(cluster)
+upgrade.check(cluster, access, istiods, running)
+cluster.check_namespace(
+    settings.namespace,
+    adopt=settings.adopt_namespace,
+    stack=stack,
+    revision=settings.namespace_revision,
+    revisions={*running, *istiods.versions},
+)
 if settings.observability and settings.observability_namespace != ROOT_NAMESPACE:
     cluster.check_own_namespace(
         "observabilityNamespace", settings.observability_namespace, stack=stack
@@ -86,6 +101,7 @@ control_plane = ControlPlane(
         outbound_traffic_policy=settings.outbound_traffic_policy,
         telemetry=settings.telemetry,
         istiod_env=settings.istiod_env,
+        revisions=settings.revisions,
         keep_crds=settings.keep_crds,
         protect=settings.production,
     ),
@@ -96,11 +112,13 @@ namespace = MeshNamespace(
     MeshNamespaceArgs(
         namespace=settings.namespace,
         stack=stack,
+        revision=settings.namespace_revision,
         adopt=settings.adopt_namespace,
         protect=settings.production,
     ),
-    # others may make pods in an adopted one, and with the label they need istiod to be there
-    after(control_plane) if settings.adopt_namespace else after(),
+    # others may make pods in an adopted one, and with the label they need istiod to be there; a
+    # revision's label does nothing without it
+    after(control_plane) if settings.adopt_namespace or settings.namespace_revision else after(),
 )
 ingress = None
 if settings.ingress_gateway:
@@ -171,6 +189,9 @@ if settings.observability:
     )
     pulumi.export("observability", {part.value: url for part, url in observability.urls.items()})
 pulumi.export("istioVersion", settings.istio_version)
+if settings.revisions:
+    gateways = ingress is not None or egress is not None
+    pulumi.export("revisions", upgrade.outputs(istiods, gateways=gateways))
 pulumi.export("profile", settings.profile.value)
 pulumi.export("kubeContext", settings.kube_context)
 pulumi.export("controlPlaneNamespace", control_plane.namespace)

@@ -9,7 +9,7 @@ import difflib
 import json
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,9 @@ _TIMEOUT_S = 5.0
 
 _PAGE = 500
 """Objects of one answer, so that it comes in time; kubectl's own."""
+
+_OURS = "pulumi-kubernetes"
+"""How the names of the managers begin under which the provider writes fields."""
 
 _NOT_KUBERNETES = "something answers there, but not as Kubernetes does"
 
@@ -73,17 +76,28 @@ class Cluster:
                 )
             )
 
-    def check_namespace(self, name: str, *, adopt: bool, stack: str) -> None:
+    def check_namespace(
+        self,
+        name: str,
+        *,
+        adopt: bool,
+        stack: str,
+        revision: str | None = None,
+        revisions: Collection[str] = (),
+    ) -> None:
         """Make sure that the mesh namespace can be created, or adopted, as it was asked for.
 
         Args:
             name: The namespace.
             adopt: Whether it is to be labelled only, and never owned.
             stack: Name of this stack, as written on the namespaces that it creates.
+            revision: The istiod by whose name it is to be labelled; None: the default one.
+            revisions: Istiods that the stack has or will have, by whose names it may be labelled.
 
         Raises:
             ClusterError: It exists and another made it; it is to be adopted and does not exist, or
-                is this stack's own; another injection label stands on it; it is being deleted.
+                is this stack's own; another injection label stands on it, or one of somebody else
+                that would win over the stack's; it is being deleted.
         """
         kubectl = self._access.kubectl()
         found = self._namespace(name)
@@ -123,7 +137,9 @@ class Cluster:
                     f"(labels it only), or {kubectl} delete namespace {name} (with all it holds)",
                 )
             )
-        self._refuse_other_injection(name, found)
+        self._refuse_other_injection(name, found, revisions)
+        if adopt and revision:
+            self._refuse_stronger_injection(name, found, revision)
 
     def check_own_namespace(self, setting: str, name: str, *, stack: str) -> None:
         """Make sure that a namespace that is never adopted can be created.
@@ -223,10 +239,12 @@ class Cluster:
                 )
             )
 
-    def _refuse_other_injection(self, name: str, found: Mapping[str, Any]) -> None:
+    def _refuse_other_injection(
+        self, name: str, found: Mapping[str, Any], revisions: Collection[str]
+    ) -> None:
         labels = found.get("labels") or {}
-        for label, fine in (("istio.io/rev", None), ("istio-injection", "enabled")):
-            if (value := labels.get(label)) not in (None, fine):
+        for label, fine in (("istio.io/rev", revisions), ("istio-injection", ["enabled"])):
+            if (value := labels.get(label)) is not None and value not in fine:
                 raise ClusterError(
                     _problem(
                         "namespace",
@@ -235,6 +253,23 @@ class Cluster:
                         "with two of them nobody can tell whether its pods get a sidecar",
                         f"{self._access.kubectl()} label namespace {name} {label}-, or "
                         "pulumi config set namespace NAME",
+                    )
+                )
+
+    def _refuse_stronger_injection(
+        self, name: str, found: Mapping[str, Any], revision: str
+    ) -> None:
+        """What others have written stays beside the stack's label, and istiod obeys it."""
+        for field in found.get("managedFields") or ():
+            labels = (field.get("fieldsV1") or {}).get("f:metadata", {}).get("f:labels", {})
+            if "f:istio-injection" in labels and not field["manager"].startswith(_OURS):
+                raise ClusterError(
+                    _problem(
+                        "namespaceRevision",
+                        revision,
+                        f"empty while {name} has istio-injection, which {field['manager']} wrote: "
+                        "with both labels the default istiod injects",
+                        f"{self._access.kubectl()} label namespace {name} istio-injection-",
                     )
                 )
 

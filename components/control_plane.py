@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal, NotRequired, TypedDict
 
@@ -25,6 +25,7 @@ from pulumi_kubernetes.core.v1 import Namespace
 from pulumi_kubernetes.helm.v3 import Release
 
 from components.kinds import (
+    DEFAULT_REVISION,
     ROOT_NAMESPACE,
     ChartSource,
     ClusterAccess,
@@ -42,6 +43,7 @@ __all__ = [
     "IstiodValues",
     "OutboundTrafficPolicy",
     "Profile",
+    "Revision",
     "TraceCollector",
     "ask_validation_webhook",
     "base_values",
@@ -117,6 +119,7 @@ IstiodValues = TypedDict(
         "telemetry": dict[Literal["enabled"], bool],
         "pilot": NotRequired[_Pilot],
         "global": NotRequired[_Images],
+        "revision": NotRequired[str],
     },
 )
 """Values of chart `istiod` (`manifests/charts/istio-control/istio-discovery/values.yaml`)."""
@@ -134,6 +137,29 @@ class TraceCollector:
 
     port: int
     """The Service's port that takes OTLP over gRPC, 1 to 65535."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Revision:
+    """An istiod beside the default one, for the pods that ask for it by name."""
+
+    name: str
+    """What the label `istio.io/rev` of those namespaces or pods says: a DNS label."""
+
+    version: str
+    """Its Istio release, X.Y.Z."""
+
+    image_tag: str | None = None
+    """Tag of its images; None = the chart's, for a folder `version`."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is the default istiod's.
+
+        Raises:
+            ValueError: It has the default istiod's name.
+        """
+        if self.name in {"", DEFAULT_REVISION}:
+            raise ValueError(f"name is {self.name!r}, which is the default istiod's")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +196,9 @@ class ControlPlaneArgs:
     istiod_env: Mapping[str, str] = field(default_factory=dict)
     """Environment of istiod (https://istio.io/latest/docs/reference/commands/pilot-discovery/)."""
 
+    revisions: tuple[Revision, ...] = ()
+    """Istiods beside the default one, which they share everything else with."""
+
     keep_crds: bool = True
     """Whether Istio's CRDs, and with them everybody's Istio objects, survive a destroy."""
 
@@ -199,8 +228,13 @@ def base_values(args: ControlPlaneArgs) -> BaseValues:
     return values
 
 
-def istiod_values(args: ControlPlaneArgs) -> IstiodValues:
-    """Values of chart `istiod` for these arguments; what is not chosen is left to the profile."""
+def istiod_values(args: ControlPlaneArgs, revision: Revision | None = None) -> IstiodValues:
+    """Values of chart `istiod` for these arguments; what is not chosen is left to the profile.
+
+    Args:
+        args: What all istiods share, and the default one's version.
+        revision: The istiod beside the default one that they are for; None: the default one.
+    """
     mesh: _MeshConfig = {"outboundTrafficPolicy": {"mode": args.outbound_traffic_policy.value}}
     theirs = _DEMO_PROVIDERS if args.istio.profile is Profile.DEMO else ()
     if args.trace_collector is not None:
@@ -225,11 +259,13 @@ def istiod_values(args: ControlPlaneArgs) -> IstiodValues:
     images: _Images = {}
     if args.istio.charts.is_folder:
         # the charts of Istio's source tree name a test build that moves
-        images = {"hub": _RELEASE_HUB, "tag": args.istio.version}
+        images = {"hub": _RELEASE_HUB, "tag": (revision or args.istio).version}
     if args.image_hub is not None:
         images["hub"] = args.image_hub
-    if args.image_tag is not None:
-        images["tag"] = args.image_tag
+    # not the default one's tag for all: a revision is there to run another version
+    tag = revision.image_tag if revision else args.image_tag
+    if tag is not None:
+        images["tag"] = tag
 
     values: IstiodValues = {
         "base": {"validationFailurePolicy": "Fail"},
@@ -242,6 +278,8 @@ def istiod_values(args: ControlPlaneArgs) -> IstiodValues:
         values["pilot"] = pilot
     if images:
         values["global"] = images
+    if revision:
+        values["revision"] = revision.name
     return values
 
 
@@ -360,6 +398,12 @@ def wait_until_validating(
         sleep(pause_s)
 
 
+def _newest(args: ControlPlaneArgs) -> str:
+    """The version of the CRDs: the newest istiod's, whose fields the older ones do not read."""
+    versions = [args.istio.version, *(one.version for one in args.revisions)]
+    return max(versions, key=lambda version: [int(part) for part in re.findall(r"\d+", version)])
+
+
 class ControlPlane(ComponentResource):
     """`service-mesh:control_plane:ControlPlane`: istio-system, the CRDs, then istiod.
 
@@ -391,7 +435,7 @@ class ControlPlane(ComponentResource):
             f"{name}-base",
             name="istio-base",
             chart="base",
-            istio=args.istio,
+            istio=replace(args.istio, version=_newest(args)),
             values=base_values(args),
             postrender=None if args.keep_crds else _DROP_KEEP_POLICY,
             parent=self,
@@ -415,6 +459,18 @@ class ControlPlane(ComponentResource):
             parent=self,
             after=[base],
         )
+        for revision in args.revisions:
+            helm_release(
+                f"{name}-istiod-{revision.name}",
+                name=f"istiod-{revision.name}",
+                chart="istiod",
+                istio=replace(args.istio, version=revision.version),
+                values=istiod_values(args, revision),
+                parent=self,
+                # which makes the certificate authority that they share, and whose webhook has the
+                # objects of this program validated
+                after=[self.istiod],
+            )
         self.register_outputs(
             {
                 "namespace": self.namespace,

@@ -19,6 +19,9 @@ from pulumi_kubernetes.meta.v1 import ObjectMetaArgs
 ROOT_NAMESPACE = "istio-system"
 """Namespace of the control plane and Istio's root namespace: what stands there is mesh-wide."""
 
+DEFAULT_REVISION = "default"
+"""What Istio calls the istiod that has no revision: the one of `istio-injection: enabled`."""
+
 STACK_ANNOTATION = "service-mesh/stack"
 """Annotation of a namespace that this program created; its value is the stack's name."""
 

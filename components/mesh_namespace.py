@@ -10,8 +10,7 @@ from pulumi_kubernetes.meta.v1 import ObjectMetaPatchArgs
 
 from components.kinds import stack_namespace
 
-# Never beside `istio.io/rev`: with both, istiod's webhooks disagree about who injects (IST0123).
-_INJECTION = {"istio-injection": "enabled"}
+_DEFAULT_INJECTION = {"istio-injection": "enabled"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +23,9 @@ class MeshNamespaceArgs:
     stack: str
     """Name of the stack, written on a namespace that is created."""
 
+    revision: str | None = None
+    """The istiod that injects its pods, by the name of its revision; None: the default one."""
+
     adopt: bool = False
     """Label a namespace that exists and stays; it is never owned, and never deleted."""
 
@@ -32,10 +34,11 @@ class MeshNamespaceArgs:
 
 
 class MeshNamespace(ComponentResource):
-    """`service-mesh:mesh_namespace:MeshNamespace`: a namespace with `istio-injection: enabled`.
+    """`service-mesh:mesh_namespace:MeshNamespace`: a namespace with an injection label.
 
     It needs nothing of Istio. Pods born there before istiod is ready are refused, once the webhook
-    is registered, so workloads wait for both.
+    is registered, so workloads wait for both. With a revision it must wait itself: until that
+    istiod's webhook is registered, nothing refuses pods, and they would be born without a sidecar.
     """
 
     namespace: str
@@ -46,11 +49,13 @@ class MeshNamespace(ComponentResource):
     ) -> None:
         super().__init__("service-mesh:mesh_namespace:MeshNamespace", name, {}, opts)
         self.namespace = args.namespace
+        # never both: then istiod's webhooks disagree about who injects (IST0123)
+        injection = {"istio.io/rev": args.revision} if args.revision else _DEFAULT_INJECTION
         if args.adopt:
             NamespacePatch(
                 f"{name}-label",
                 # the label alone: what else stands there belongs to somebody else
-                metadata=ObjectMetaPatchArgs(name=args.namespace, labels=_INJECTION),
+                metadata=ObjectMetaPatchArgs(name=args.namespace, labels=injection),
                 opts=ResourceOptions(parent=self, custom_timeouts=CustomTimeouts(delete="2m")),
             )
         else:
@@ -59,7 +64,7 @@ class MeshNamespace(ComponentResource):
                 args.namespace,
                 stack=args.stack,
                 parent=self,
-                labels=_INJECTION,
+                labels=injection,
                 protect=args.protect,
             )
         self.register_outputs({"namespace": self.namespace, "adopted": args.adopt})

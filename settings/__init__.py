@@ -17,14 +17,14 @@ from types import MappingProxyType
 import pulumi
 
 from components.access_policy import AccessMode
-from components.control_plane import OutboundTrafficPolicy
+from components.control_plane import OutboundTrafficPolicy, Revision
 from components.gateway import ServiceType
 from components.kinds import ROOT_NAMESPACE, ChartSource, Profile
 from components.mtls import MtlsException, MtlsMode, MtlsScope
 from components.observability import KialiAuth, Part
 from components.observability.prometheus import retention_problem, storage_problem
 from components.traffic import EgressHost, HostTraffic
-from settings import mtls, traffic
+from settings import mtls, revisions, traffic
 from settings.reader import (
     DNS_LABEL,
     HIDDEN,
@@ -42,21 +42,12 @@ from settings.reader import (
 
 __all__ = ["Declaration", "Problem", "Settings", "SettingsError", "declarations"]
 
-_OLDEST_ISTIO = (1, 30, 0)
-"""The first minor release all of whose charts obey `base.validationFailurePolicy` (istio#59367).
-
-Older istiods change their own webhook's failurePolicy, which then shows as drift for ever.
-"""
-
-
 _TRACE_SAMPLING_ENV = "PILOT_TRACE_SAMPLING"
 """The one variable of istiod that the chart already writes, from traceSampling."""
 
 _ENV_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 _IMAGE_HUB = re.compile(r"[a-z0-9][a-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*")
-_IMAGE_TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 _PERCENTAGE = re.compile(r"\d{1,3}(\.\d+)?", re.ASCII)
-_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +65,12 @@ class Settings:
 
     istio_version: str
     """X.Y.Z, 1.30.0 or newer."""
+
+    revisions: tuple[Revision, ...]
+    """Istiods beside the default one, no two of one name."""
+
+    namespace_revision: str | None
+    """Name of the revision that injects the namespace's pods; None: the default istiod."""
 
     profile: Profile
     """What is installed and how large."""
@@ -198,18 +195,20 @@ class Settings:
         hosts = mtls.mtls_hosts(read)
         refusing = mtls.without_tls(mode, exceptions, bookinfo=bookinfo)
         production = read.flag("production")
+        version = revisions.istio_version(read)
+        istiods = revisions.istiods(read, version)
         settings = cls(
             kube_context=read.text("kubeContext"),
             kubeconfig=read.text("kubeconfig"),
             chart_source=ChartSource(location=read.text("chartSource")),
-            istio_version=_istio_version(read),
+            istio_version=version,
+            revisions=istiods,
+            namespace_revision=revisions.of_namespace(read, istiods),
             profile=profile,
             image_hub=read.optional(
                 "imageHub", _IMAGE_HUB, "a registry and path, no scheme and no tag"
             ),
-            image_tag=read.optional(
-                "imageTag", _IMAGE_TAG, "letters, digits, dots, dashes and underscores"
-            ),
+            image_tag=read.optional("imageTag", revisions.IMAGE_TAG, revisions.TAG_ALLOWED),
             access_log={"profile": None, "stdout": True, "off": False}[
                 read.one_of("accessLog", ("profile", "stdout", "off"))
             ],
@@ -255,15 +254,6 @@ class Settings:
         if read.problems:
             raise SettingsError(read.problems)
         return settings
-
-
-def _istio_version(read: Reader) -> str:
-    value = read.text("istioVersion")
-    shape = _VERSION.fullmatch(value)
-    if shape is None or tuple(map(int, shape.groups())) < _OLDEST_ISTIO:
-        allowed = f"X.Y.Z, {'.'.join(map(str, _OLDEST_ISTIO))} or newer"
-        read.refuse("istioVersion", value, allowed, read.back_to_default("istioVersion"))
-    return value
 
 
 def _trace_sampling(read: Reader) -> float | None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pulumi
 import pytest
@@ -433,6 +433,38 @@ def test_another_injection_label_is_refused(
     assert key == 'namespace is "shop"'
     assert f"it has {label}={value}" in allowed
     assert f"label namespace shop {label}-" in fix
+
+
+@pytest.mark.parametrize("adopt", [False, True], ids=["own", "adopted"])
+def test_a_label_of_the_stacks_own_revision_is_no_obstacle(
+    api: Api, reached: Cluster, *, adopt: bool
+) -> None:
+    api.has_namespace("shop", labels={"istio.io/rev": "canary"}, stack=None if adopt else STACK)
+    reached.check_namespace("shop", adopt=adopt, stack=STACK, revisions=["default", "canary"])
+
+
+def by(manager: str, label: str) -> dict[str, Any]:
+    """One entry of an object's managedFields."""
+    return {"manager": manager, "fieldsV1": {"f:metadata": {"f:labels": {f"f:{label}": {}}}}}
+
+
+def test_a_label_of_somebody_else_that_would_win_over_a_revisions_is_refused(
+    api: Api, reached: Cluster
+) -> None:
+    api.has_namespace("shop", labels={"istio-injection": "enabled"})
+    _, answer = api.answers["/api/v1/namespaces/shop"]
+    found = cast("dict[str, Any]", answer)["metadata"]
+    found["managedFields"] = [by("pulumi-kubernetes-1a2b", "istio-injection")]
+    reached.check_namespace("shop", adopt=True, stack=STACK, revision="canary")
+
+    found["managedFields"].append(by("kubectl-label", "istio-injection"))
+    reached.check_namespace("shop", adopt=True, stack=STACK)
+    with pytest.raises(ClusterError) as error:
+        reached.check_namespace("shop", adopt=True, stack=STACK, revision="canary")
+    key, allowed, fix = str(error.value).splitlines()
+    assert key == 'namespaceRevision is "canary"'
+    assert "which kubectl-label wrote" in allowed
+    assert fix.endswith("label namespace shop istio-injection-")
 
 
 @pytest.mark.parametrize("adopt", [False, True], ids=["own", "adopted"])

@@ -22,6 +22,7 @@ from components.control_plane import (
     ControlPlane,
     ControlPlaneArgs,
     OutboundTrafficPolicy,
+    Revision,
     TraceCollector,
     ask_validation_webhook,
     base_values,
@@ -110,6 +111,50 @@ def test_helm_waits_as_long_as_it_was_told(deploy: Deploy) -> None:
     for release in deployed.releases().values():
         assert release.inputs["timeout"] == 90
         assert "skipAwait" not in release.inputs
+
+
+# istiods beside the default one
+
+CANARY = Revision(name="canary", version="1.32.0")
+
+
+def test_a_revision_is_a_release_of_its_own_after_the_default_one(deploy: Deploy) -> None:
+    args = arguments(revisions=(CANARY, Revision(name="old", version="1.30.4")))
+    deployed = deploy(lambda opts: ControlPlane("istio", args, opts))
+
+    assert deployed.releases().keys() == {"istio-base", "istiod", "istiod-canary", "istiod-old"}
+    before = {"istio", "istio-namespace", "istio-base", "istio-istiod"}
+    assert deployed.waits_for("istio-istiod-canary") == before
+    versions = {name: one.inputs["version"] for name, one in deployed.releases().items()}
+    assert versions == {
+        "istio-base": "1.32.0",  # the CRDs know the fields of every istiod
+        "istiod": "1.31.1",
+        "istiod-canary": "1.32.0",
+        "istiod-old": "1.30.4",
+    }
+    values = deployed.releases()["istiod-canary"].inputs["values"]
+    assert values == istiod_values(args, CANARY)
+    assert values.pop("revision") == "canary"
+    assert values == deployed.releases()["istiod"].inputs["values"], "all else is the default's"
+
+
+@pytest.mark.parametrize(
+    ("of_default", "of_revision", "tag"),
+    [(None, None, "1.32.0"), ("1.31.1-debug", None, "1.32.0"), ("a", "b", "b")],
+)
+def test_a_revisions_image_is_its_own_versions(
+    of_default: str | None, of_revision: str | None, tag: str
+) -> None:
+    args = arguments(charts=FOLDER, image_tag=of_default)
+    values = istiod_values(args, dataclasses.replace(CANARY, image_tag=of_revision))
+
+    assert values["global"]["tag"] == tag
+
+
+@pytest.mark.parametrize("name", ["", "default"])
+def test_the_default_istiods_name_is_no_revisions(name: str) -> None:
+    with pytest.raises(ValueError, match="the default istiod's"):
+        Revision(name=name, version="1.31.1")
 
 
 # charts
@@ -324,7 +369,7 @@ def unknown(chart: str, values: Mapping[str, Any]) -> set[str]:
 
 def test_every_value_we_set_is_one_the_chart_knows() -> None:
     assert unknown("base", base_values(EVERYTHING)) == set()
-    assert unknown(ISTIOD, istiod_values(EVERYTHING)) == set()
+    assert unknown(ISTIOD, istiod_values(EVERYTHING, CANARY)) == set()
 
 
 def test_a_misspelt_value_would_be_noticed() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from components.mesh_namespace import MeshNamespace, MeshNamespaceArgs
 from tests.unit.conftest import Deploy
 
@@ -38,6 +40,19 @@ def test_an_adopted_namespace_is_given_the_label_and_nothing_else(deploy: Deploy
         "name": "default",
         "labels": {"istio-injection": "enabled"},
     }
+
+
+@pytest.mark.parametrize(
+    ("adopt", "resource"), [(False, "mesh-namespace"), (True, "mesh-label")], ids=["own", "adopted"]
+)
+def test_a_revisions_label_stands_in_the_place_of_the_default_ones(
+    deploy: Deploy, resource: str, *, adopt: bool
+) -> None:
+    args = MeshNamespaceArgs(namespace="shop", stack="dev", revision="canary", adopt=adopt)
+    deployed = deploy(lambda opts: MeshNamespace("mesh", args, opts))
+
+    labels = deployed.named(resource).inputs["metadata"]["labels"]
+    assert labels == {"istio.io/rev": "canary"}, "with both the default istiod injects"
 
 
 def test_outputs_say_whose_the_namespace_is(deploy: Deploy) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from pulumi.runtime import rpc
 from pulumi_kubernetes import Provider
 
 import components.cluster
+import upgrade
 from components.kinds import ClusterAccess
 from policy.guards import RULES, Resource
 from tests.unit.conftest import PROJECT, Deployed, Run
@@ -36,6 +37,7 @@ class FakeCluster:
     def __init__(self, access: ClusterAccess) -> None:
         self.access = access
         self.checked: list[object] = []
+        self.revisions: tuple[str | None, set[str]] = (None, set())
 
     def config_map(self, namespace: str, name: str) -> dict[str, Any] | None:
         wanted = {"name": name, "namespace": namespace}
@@ -53,8 +55,17 @@ class FakeCluster:
     def check_control_plane(self, *, stack: str) -> None:
         self.checked.append(stack)
 
-    def check_namespace(self, name: str, *, adopt: bool, stack: str) -> None:
+    def check_namespace(
+        self,
+        name: str,
+        *,
+        adopt: bool,
+        stack: str,
+        revision: str | None,
+        revisions: Collection[str],
+    ) -> None:
         self.checked.append((name, adopt, stack))
+        self.revisions = revision, set(revisions)
 
     def check_own_namespace(self, setting: str, name: str, *, stack: str) -> None:
         self.checked.append((setting, name, stack))
@@ -237,6 +248,68 @@ def test_what_observes_the_mesh_waits_for_its_namespace_and_not_for_istio(progra
             assert {"istio-base", ISTIOD}.isdisjoint(deployed.waits_for(one.name)), one.name
             if one.inputs.get("metadata", {}).get("namespace") == namespace:
                 assert waits in deployed.waits_for(one.name), one.name
+
+
+BESIDE = "istio-istiod-canary"
+REVISION = {"name": "canary", "version": "1.31.1"}
+
+
+def test_a_namespace_of_a_revision_waits_for_that_istiod(program: Program) -> None:
+    moved = program(revisions=[REVISION], namespaceRevision="canary")
+    beside = program(revisions=[REVISION])
+
+    assert BESIDE in moved.waits_for("mesh-namespace"), "pods would be born without a sidecar"
+    assert moved.named("mesh-namespace").inputs["metadata"]["labels"] == {"istio.io/rev": "canary"}
+    assert beside.waits_for("mesh-namespace") == {"mesh"}
+    for deployed in (moved, beside):
+        assert ISTIOD in deployed.waits_for(BESIDE)
+
+
+def test_a_revision_is_one_more_release_and_one_more_output(program: Program) -> None:
+    without, beside = program(), program(revisions=[REVISION])
+
+    assert beside.names() - without.names() == {BESIDE}
+    kept = [one for one in graph(beside) if one["name"] != BESIDE]
+    # the same, but for what waits for all istiods
+    assert [one["inputs"] for one in kept] == [one["inputs"] for one in graph(without)]
+    assert beside.exports["revisions"] == {
+        "default": "1.31.1: namespace bookinfo, gateways",
+        "canary": "1.31.1: nothing of this stack",
+    }
+    assert "revisions" not in without.exports
+
+
+def test_the_cluster_is_asked_about_revisions_before_anything_is_made(
+    program: Program, clusters: list[FakeCluster]
+) -> None:
+    program(revisions=[REVISION], namespaceRevision="canary")
+
+    assert clusters[0].revisions == ("canary", {"default", "canary"})
+
+
+def test_a_revision_may_not_go_while_it_has_proxies(
+    program: Program, clusters: list[FakeCluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = {"app": "istiod", "istio.io/rev": "canary"}
+    containers = [{"name": "discovery", "image": "pilot:1.31.1"}]
+    beside = {
+        "kind": "Deployment",
+        "metadata": {"name": "istiod-canary", "namespace": "istio-system", "labels": labels},
+        "spec": {"template": {"spec": {"containers": containers}}},
+    }
+    proxy = {
+        "kind": "Pod",
+        "metadata": {
+            "name": "web",
+            "namespace": "bookinfo",
+            "annotations": {"istio.io/rev": "canary"},
+        },
+    }
+    monkeypatch.setattr(FakeCluster, "there", [beside, proxy])
+
+    with pytest.raises(upgrade.UpgradeError, match="bookinfo/web: canary"):
+        program()
+    assert clusters
 
 
 def test_only_helm_has_to_wait_for_what_it_made(program: Program) -> None:
