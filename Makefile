@@ -143,8 +143,9 @@ e2e: $(VENV) $(POLICY) system ## the real engine on a lab of its own: up, again,
 truth: $(VENV) system ## tlscheck beside a real istiod: what it sends to proxies, what those then do
 	@$(BIN)/python -m lab.truth --speak
 
-bench: $(VENV) ## how long tlscheck takes on big meshes, and how that grows
+bench: $(VENV) system ## tlscheck on big meshes; the dev stack beside istioctl and kubectl; how both grow
 	@$(BIN)/python -m bench.tlscheck_bench
+	@$(BIN)/python -m bench.stack_bench
 
 charts: $(CHARTS)
 $(CHARTS): | $(VENV)

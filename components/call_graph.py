@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypedDict
 
 INGRESS: Final = "ingress"
@@ -96,6 +96,11 @@ class CallGraph:
     trust_domain: str = "cluster.local"
     """Where the mesh's identities belong (meshConfig.trustDomain)."""
 
+    # looked up for every call: without them the policies of a graph would take its square
+    _services: dict[str, Service] = field(init=False, repr=False, compare=False)
+    _callers: dict[str, list[Call]] = field(init=False, repr=False, compare=False)
+    _callees: dict[str, list[Call]] = field(init=False, repr=False, compare=False)
+
     def __post_init__(self) -> None:
         """Refuse a graph of which no policy could be made that means what it says.
 
@@ -105,6 +110,14 @@ class CallGraph:
         problems = [*self._problems_of_services(), *self._problems_of_calls()]
         if problems:
             raise ValueError("the call graph is wrong: " + "; ".join(problems))
+        callers: dict[str, list[Call]] = {}
+        callees: dict[str, list[Call]] = {}
+        for call in self.calls:
+            callers.setdefault(call.server, []).append(call)
+            callees.setdefault(call.client, []).append(call)
+        object.__setattr__(self, "_services", {one.name: one for one in self.services})
+        object.__setattr__(self, "_callers", callers)
+        object.__setattr__(self, "_callees", callees)
 
     def _problems_of_services(self) -> list[str]:
         problems = [
@@ -164,7 +177,7 @@ class CallGraph:
         Raises:
             KeyError: The graph has none.
         """
-        return {one.name: one for one in self.services}[name]
+        return self._services[name]
 
     def principal(self, client: str) -> str:
         """A client's identity, as an AuthorizationPolicy spells it: without `spiffe://`.
@@ -185,11 +198,11 @@ class CallGraph:
 
     def callers(self, server: str) -> tuple[Call, ...]:
         """The calls to a service."""
-        return tuple(call for call in self.calls if call.server == server)
+        return tuple(self._callers.get(server, ()))
 
     def callees(self, client: str) -> tuple[Call, ...]:
         """The calls of a service, or of `INGRESS`."""
-        return tuple(call for call in self.calls if call.client == client)
+        return tuple(self._callees.get(client, ()))
 
 
 def _problems_of(operation: Operation) -> list[str]:
