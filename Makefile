@@ -16,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 export PULUMI_ERROR_OUTPUT_STRING := true
 
 .PHONY: help up preview render pr-preview policy verify doctor sniff drift down own-cluster pr-comment exercise kiali grafana jaeger prometheus \
-	lab-up lab-down lab-status url env tools system test format lint types layers unit golden e2e truth bench actionlint charts \
+	lab-up lab-down lab-status url env tools system test format lint types layers unit golden e2e truth chaos bench actionlint charts \
 	settings-table clean
 
 help: ## this list
@@ -142,6 +142,10 @@ e2e: $(VENV) $(POLICY) system ## the real engine on a lab of its own: up, again,
 
 truth: $(VENV) system ## tlscheck beside a real istiod: what it sends to proxies, what those then do
 	@$(BIN)/python -m lab.truth --speak
+
+chaos: $(VENV) system ## a bench of faults, and what must be typed after each; SEED=, ONLY=NAME, KILLS=, MINUTES=
+	@$(LAB) chaos $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY)) \
+		$(if $(KILLS),--kills $(KILLS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 bench: $(VENV) system ## tlscheck on big meshes; the dev stack beside istioctl and kubectl; how both grow
 	@$(BIN)/python -m bench.tlscheck_bench

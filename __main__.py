@@ -127,6 +127,7 @@ if settings.ingress_gateway:
         gateway.GatewayArgs(
             direction=gateway.Direction.INGRESS,
             istio=istio,
+            access=access,
             service_type=settings.gateway_service_type,
         ),
         after(control_plane),
@@ -135,7 +136,7 @@ egress = None
 if settings.egress_gateway:
     egress = gateway.Gateway(
         "egress",
-        gateway.GatewayArgs(direction=gateway.Direction.EGRESS, istio=istio),
+        gateway.GatewayArgs(direction=gateway.Direction.EGRESS, istio=istio, access=access),
         after(control_plane),
     )
 mtls = MutualTls("mtls", mutual_tls, after(control_plane, namespace))

@@ -24,6 +24,7 @@ from pulumi import (
 from pulumi_kubernetes.core.v1 import Namespace
 from pulumi_kubernetes.helm.v3 import Release
 
+from components.helm_record import repeatable
 from components.kinds import (
     DEFAULT_REVISION,
     ROOT_NAMESPACE,
@@ -431,12 +432,14 @@ class ControlPlane(ComponentResource):
             parent=self,
             protect=args.protect,
         )
+        again = repeatable(f"{name}-repeatable", args.access)
         base = helm_release(
             f"{name}-base",
             name="istio-base",
             chart="base",
             istio=replace(args.istio, version=_newest(args)),
             values=base_values(args),
+            hooks=ResourceHookBinding(before_create=[again], before_update=[again]),
             postrender=None if args.keep_crds else _DROP_KEEP_POLICY,
             parent=self,
             after=[self.root],
@@ -455,7 +458,12 @@ class ControlPlane(ComponentResource):
             chart="istiod",
             istio=args.istio,
             values=istiod_values(args),
-            hooks=ResourceHookBinding(after_create=[answering], after_update=[answering]),
+            hooks=ResourceHookBinding(
+                before_create=[again],
+                before_update=[again],
+                after_create=[answering],
+                after_update=[answering],
+            ),
             parent=self,
             after=[base],
         )

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NotRequired, TypedDict
 
-from pulumi import ComponentResource, ResourceOptions
+from pulumi import ComponentResource, ResourceHookBinding, ResourceOptions
 
-from components.kinds import ROOT_NAMESPACE, Distribution, Profile, helm_release
+from components.helm_record import repeatable
+from components.kinds import ROOT_NAMESPACE, ClusterAccess, Distribution, Profile, helm_release
 
 
 class ServiceType(StrEnum):
@@ -116,6 +117,9 @@ class GatewayArgs:
     istio: Distribution
     """Which Istio, from which charts; its profile says which ports and which size."""
 
+    access: ClusterAccess
+    """How Helm's record of an interrupted installation is reached."""
+
     service_type: ServiceType = ServiceType.CLUSTER_IP
     """How an ingress gateway is reached; an egress gateway is reached from inside only."""
 
@@ -176,12 +180,14 @@ class Gateway(ComponentResource):
         self.selector = values["labels"]
         self.http_port = _HTTP.target
         self._service_type = args.service_type
+        again = repeatable(f"{name}-repeatable", args.access)
         helm_release(
             f"{name}-release",
             name=self.service,
             chart="gateway",
             istio=args.istio,
             values=values,
+            hooks=ResourceHookBinding(before_create=[again], before_update=[again]),
             # Helm would wait for an address, and fail, where no load balancer hands one out
             skip_await=args.service_type is ServiceType.LOAD_BALANCER,
             parent=self,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import dashboard, offline, stack
+from lab.chaos_faults import chaos
 from lab.exercise import exercise
 from lab.lifecycle import LabError, Running, down, running, up
 from lab.paths import ROOT, LabPaths
@@ -45,7 +46,7 @@ def main() -> int:
                 return opened.call(*_words(arguments.words))
             case "destroy":
                 return _destroy(arguments.stack, paths)
-            case "exercise" | "render" | "pr-preview" | "doctor":
+            case "exercise" | "chaos" | "render" | "pr-preview" | "doctor":
                 return _without_the_lab(arguments, paths)
             case "dashboard":
                 with dashboard.until_interrupted():
@@ -78,6 +79,11 @@ def _arguments() -> argparse.Namespace:
     sniff = commands.add_parser("sniff", help="show the bytes on the wire before and after STRICT")
     commands.add_parser("exercise", help="two services and strict mutual TLS, on a lab of its own")
     doctor = commands.add_parser("doctor", help="what is wrong with the cluster or the mesh")
+    faults = commands.add_parser("chaos", help="a bench of faults, on a lab of its own")
+    faults.add_argument("--seed", type=int, help="repeats a run's kills")
+    faults.add_argument("--only", metavar="NAME", help="faults whose name begins so")
+    faults.add_argument("--kills", type=int, default=20, help="how many, of up and destroy")
+    faults.add_argument("--minutes", type=int, default=45, help="no fault is begun later")
     render = commands.add_parser("render", help="a stack's objects as YAML, without a cluster")
     for command in (markdown, render):
         command.add_argument("--base", metavar="REF", help="git ref to compare with, no cluster")
@@ -98,6 +104,10 @@ def _without_the_lab(arguments: argparse.Namespace, paths: LabPaths) -> int:
         return exercise(paths)
     if arguments.command == "doctor":
         return _doctor(arguments.stack, paths)
+    if arguments.command == "chaos":
+        limit_s = arguments.minutes * 60
+        only, count = arguments.only, arguments.kills
+        return chaos(paths, seed=arguments.seed, only=only, count=count, limit_s=limit_s)
     if arguments.command == "render":
         return offline.render(arguments.stack, arguments.base, paths)
     if arguments.base:

@@ -6,11 +6,13 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 import yaml
 
@@ -22,6 +24,9 @@ TOOLS: Final = ("pulumi", "pulumi-resource-kubernetes", "kubectl", "istioctl", "
 """What a person on the lab has on PATH."""
 
 _TAKES_CONFIG_FILE: Final = frozenset({"up", "preview", "destroy", "refresh", "config"})
+
+_UPDATES: Final = frozenset({"up", "destroy", "refresh"})
+"""What takes the stack's lock, and leaves it behind when it is killed."""
 
 _PROJECT = "service-mesh"
 
@@ -101,6 +106,9 @@ class Stack:
     def pulumi(self, *words: str) -> list[str]:
         """The command line of `pulumi ...` for this stack, which is made on first use.
 
+        After an update that was killed its lock is taken away, and an `up` looks at the cluster
+        again, because the state does not say how far it came.
+
         Raises:
             LabError: the stack could not be made.
         """
@@ -114,7 +122,37 @@ class Stack:
             self.read("pulumi", "stack", "init", self.name, "--non-interactive", "-C", str(folder))
         known = self.config and words[0] in _TAKES_CONFIG_FILE
         file = ["--config-file", str(self.config)] if known else []
+        if words[0] in _UPDATES and self.cut_off():
+            print("an update was killed: its lock is removed", file=sys.stderr)
+            self.read("pulumi", *where, "cancel", "--yes", "--stack", self.name)
+            if words[0] == "up":
+                words += ("--refresh",)
         return ["pulumi", *where, *words, "--stack", self.name, *file]
+
+    def cut_off(self) -> bool:
+        """Whether the stack is locked by updates of this machine alone that no longer run.
+
+        Only a lock in local files is judged: of another backend's the CLI itself must be asked.
+        """
+        backend = urlsplit(self.variables.get("PULUMI_BACKEND_URL", ""))
+        if backend.scheme != "file":
+            return False
+        locks = Path(unquote(backend.path), ".pulumi", "locks", "organization", self.project)
+        owners = [json.loads(lock.read_text()) for lock in (locks / self.name).glob("*.json")]
+        return bool(owners) and all(_is_gone(owner) for owner in owners)
+
+
+def _is_gone(owner: dict[str, Any]) -> bool:
+    """Whether a lock's owner is a process of this machine that has ended."""
+    if owner["hostname"] != socket.gethostname():
+        return False
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False  # somebody else's, and alive
+    return False
 
 
 def open_stack(name: str, paths: LabPaths) -> Stack:

@@ -18,7 +18,9 @@ text = config.require
 access = ClusterAccess(kubeconfig=text("kubeconfig"), context=text("kubeContext"))
 charts = ChartSource(location=text("chartSource"))
 istio = Distribution(version=text("istioVersion"), charts=charts, profile=Profile.MINIMAL)
-on = pulumi.ResourceOptions(provider=connect(access).provider("cluster"))
+cluster = connect(access)
+cluster.check_control_plane(stack=stack)
+on = pulumi.ResourceOptions(provider=cluster.provider("cluster"))
 
 env, metrics = config.require_object("istiodEnv"), config.require_bool("telemetry")
 mesh = ControlPlaneArgs(istio=istio, access=access, stack=stack, istiod_env=env, telemetry=metrics)

@@ -16,7 +16,7 @@ from components.gateway import (
     ServiceType,
     gateway_values,
 )
-from components.kinds import ChartSource, Distribution, Profile
+from components.kinds import ChartSource, ClusterAccess, Distribution, Profile
 from tests.unit import charts
 from tests.unit.conftest import Deploy
 
@@ -48,7 +48,12 @@ def arguments(
         profile=profile,
         timeout_s=90,
     )
-    return GatewayArgs(direction=direction, istio=istio, service_type=service_type)
+    return GatewayArgs(
+        direction=direction,
+        istio=istio,
+        access=ClusterAccess(kubeconfig="", context="test"),
+        service_type=service_type,
+    )
 
 
 def of_istioctl(direction: Direction, profile: Profile) -> dict[str, Any]:
@@ -153,6 +158,13 @@ def test_helm_waits_for_all_but_a_load_balancer(deploy: Deploy, service_type: Se
     assert release["values"]["service"]["type"] == service_type.value
     waits = "skipAwait" not in release
     assert waits is (service_type is not ServiceType.LOAD_BALANCER)
+
+
+def test_it_can_be_installed_again_after_an_update_that_was_killed(deploy: Deploy) -> None:
+    deployed = deploy(lambda opts: Gateway("ingress", arguments(), opts))
+
+    (release,) = deployed.releases().values()
+    assert {"before_create", "before_update"} <= set(release.hooks)
 
 
 def test_an_egress_gateway_is_not_exposed() -> None:

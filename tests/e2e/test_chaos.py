@@ -1,0 +1,67 @@
+"""An update that was killed, one beside another, and drift: what brings the declared state back.
+
+The short form of `make chaos`: a few of its faults, on the lab that the tests share.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lab.chaos import SETTINGS, STACK, Bench, Fault, Typed
+from lab.chaos_faults import DESTROY, UP, edited, two_updates
+from lab.stack import open_stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.e2e.conftest import Mesh
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def bench(mesh: Mesh) -> Iterator[Bench]:
+    """The bench's own small stack, whole, on an otherwise empty lab."""
+    mesh.pulumi("destroy", "--yes", "--skip-preview")
+    found = Bench(mesh.paths, open_stack(STACK, mesh.paths))
+    found.set(**SETTINGS)
+    code, said = found.up()
+    assert code == 0, said
+    found.wanted = found.found()
+    try:
+        yield found
+    finally:
+        found.destroy()
+        for file in mesh.paths.state.glob(f"Pulumi.{STACK}.*"):
+            file.unlink()
+
+
+def test_an_update_killed_while_helm_installs_is_finished_by_the_next_one(bench: Bench) -> None:
+    bench.destroy()
+    bench.killed(
+        UP, "istio-istiod", all_of_it=True, wait=lambda: bench.until("istiod", "pending-install")
+    )
+    typed, why = bench.heal(Typed.UP)
+    assert typed is Typed.UP, why
+
+
+def test_a_destroy_that_was_killed_leaves_nothing_that_cannot_be_mended(bench: Bench) -> None:
+    bench.killed(DESTROY, "istio-istiod", all_of_it=True)
+    typed, why = bench.heal(Typed.DESTROY)
+    assert typed is not None, why
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(name="two-updates", strike=two_updates),
+        Fault(name="edited", strike=edited, heals=Typed.REFRESH),
+    ],
+    ids=lambda fault: fault.name,
+)
+def test_a_fault_heals_with_what_is_said(bench: Bench, fault: Fault) -> None:
+    row = bench.suffer(fault)
+    assert row.ok, row
+    assert row.typed is fault.heals

@@ -1,0 +1,292 @@
+"""The bench of faults: which points a seed picks, what counts as declared, and what a row says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lab import stack
+from lab.chaos import (
+    Bench,
+    Fault,
+    Row,
+    Typed,
+    children,
+    differences,
+    fingerprint,
+    points,
+    steps,
+    table,
+)
+from lab.chaos_faults import FAULTS, kills, suffer
+from lab.lifecycle import LabError
+from lab.paths import LabPaths
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WHOLE = Row(fault="a", happened="b", allowed=Typed.UP, typed=Typed.UP, seconds=1.2)
+
+
+def item(kind: str = "Service", **parts: Any) -> dict[str, Any]:
+    return {"kind": kind, "metadata": {"name": "x", "namespace": "n"}, **parts}
+
+
+# --- the choice
+
+
+def test_a_seed_picks_the_same_points_again_and_another_seed_others() -> None:
+    assert points(100, 10, 7, of="up") == points(100, 10, 7, of="up")
+    assert points(100, 10, 7, of="up") != points(100, 10, 8, of="up")
+    assert points(100, 10, 7, of="up") != points(100, 10, 7, of="destroy")
+
+
+def test_points_lie_inside_the_run_in_the_order_of_time_and_none_comes_twice() -> None:
+    found = points(12, 10, 3, of="up")
+    assert found == sorted(set(found))
+    assert found[0] >= 1
+    assert found[-1] <= 12
+    assert points(3, 10, 3, of="up") == [1, 2, 3]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 20])
+def test_as_many_kills_as_were_asked_for_are_shared_by_up_and_destroy(count: int) -> None:
+    names = [fault.name for fault in kills(60, 60, count, 7)]
+    assert len(names) == len(set(names)) == count
+    ups = [name for name in names if name.startswith("kill-up-")]
+    assert len(ups) == (count + 1) // 2
+
+
+def test_every_fault_has_a_name_of_its_own() -> None:
+    names = [fault.name for fault in FAULTS]
+    assert len(names) == len(set(names))
+
+
+def test_only_what_the_engine_did_is_a_step_and_not_what_comes_with_the_time() -> None:
+    said = [
+        "@ updating.......",
+        " +  kubernetes:core/v1:Namespace mesh-namespace creating (0s) ",
+        "    pulumi:pulumi:Stack service-mesh-chaos running warning: created from $PATH",
+        " +  kubernetes:core/v1:Namespace mesh-namespace created (0.1s) ",
+        " -  kubernetes:helm.sh/v3:Release istio-istiod deleting (3s) ",
+        "Resources:",
+    ]
+    assert list(steps(said)) == [said[1], said[3], said[4]]
+
+
+# --- what is compared
+
+
+@pytest.mark.parametrize("part", ["clusterIP", "clusterIPs", "nodePort"])
+def test_what_the_cluster_fills_in_is_no_difference(part: str) -> None:
+    one, other = item(spec={"ports": [{part: 1}]}), item(spec={"ports": [{part: 2}]})
+    assert fingerprint(one) == fingerprint(other)
+
+
+def test_the_certificate_that_istiod_writes_into_a_webhook_is_no_difference() -> None:
+    hooks = [[{"clientConfig": {"caBundle": text}}] for text in ("a", "b")]
+    one, other = (item("ValidatingWebhookConfiguration", webhooks=hook) for hook in hooks)
+    assert fingerprint(one) == fingerprint(other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spec": {"replicas": 0}},
+        {"data": {"mesh": "other"}},
+        {"rules": []},
+        {"metadata": {"name": "x", "namespace": "n", "labels": {"istio-injection": "disabled"}}},
+        {"metadata": {"name": "x", "namespace": "n", "deletionTimestamp": "2026-11-23T00:00:00Z"}},
+    ],
+)
+def test_an_edit_is_a_difference(change: dict[str, Any]) -> None:
+    before = item("Deployment", spec={"replicas": 1}, data={"mesh": "a"}, rules=[{}])
+    assert fingerprint({**before, **change})[1] != fingerprint(before)[1]
+
+
+def test_differences_name_what_is_missing_unexpected_and_other() -> None:
+    wanted, found = {"a": "1", "b": "1", "c": "1"}, {"b": "2", "c": "1", "d": "1"}
+    assert differences(wanted, found) == ["missing a", "unexpected d", "other b"]
+    assert differences(wanted, dict(wanted)) == []
+
+
+# --- healing
+
+
+class Patient(Bench):
+    """A stack that heals with one thing and nothing less."""
+
+    def __init__(self, cure: Typed | None, *, fails: bool = False) -> None:
+        self.cure, self.fails = cure, fails
+        self.typed: list[Typed] = []
+
+    def type(self, typed: Typed) -> tuple[int, str]:
+        self.typed.append(typed)
+        return (1, "error: the stack | is locked") if self.fails else (0, "")
+
+    def declared(self) -> list[str]:
+        return [] if self.typed[-1] is self.cure else ["missing Deployment istio-system/istiod"]
+
+
+@pytest.mark.parametrize("cure", list(Typed))
+def test_the_plainest_thing_that_helps_is_what_had_to_be_typed(cure: Typed) -> None:
+    patient = Patient(cure)
+    row = patient.suffer(Fault(name="f", strike=lambda _: "seen", heals=Typed.DESTROY))
+    assert row.typed is cure
+    assert patient.typed == [typed for typed in Typed if typed <= cure]
+    assert row.ok
+
+
+def test_nothing_is_typed_that_a_fault_should_not_need_and_the_row_fails() -> None:
+    patient = Patient(Typed.DESTROY)
+    row = patient.suffer(Fault(name="f", strike=lambda _: "seen", heals=Typed.REFRESH))
+    assert patient.typed == [Typed.UP, Typed.REFRESH]
+    assert row.typed is None
+    assert not row.ok
+    assert "missing Deployment istio-system/istiod" in row.happened
+
+
+def test_an_update_that_fails_heals_nothing_whatever_the_cluster_looks_like() -> None:
+    row = Patient(Typed.UP, fails=True).suffer(Fault(name="f", strike=lambda _: "seen"))
+    assert not row.ok
+    assert "error: the stack / is locked" in row.happened
+
+
+def test_a_fault_that_could_not_be_done_is_a_row_that_fails_and_ends_nothing() -> None:
+    def broken(_: Bench) -> str:
+        raise LabError("kubectl delete:\nerror: no such thing")
+
+    row = Patient(Typed.UP).suffer(Fault(name="f", strike=broken))
+    assert not row.ok
+    assert "no such thing" in row.happened
+
+
+def test_after_the_time_is_over_the_faults_that_are_left_are_named() -> None:
+    faults = [Fault(name=name, strike=lambda _: "seen") for name in ("a", "b")]
+    rows, left_out = suffer(Patient(Typed.UP), faults, end=0)
+    assert rows == []
+    assert left_out == ["a", "b"]
+
+
+def test_the_table_has_a_row_for_each_fault_and_says_what_there_was_no_time_for() -> None:
+    worse = dataclasses.replace(WHOLE, fault="c", typed=None)
+    lines = table([WHOLE, worse], ["kill-up-3"]).splitlines()
+    assert {line.count("|") for line in lines[:-1]} == {6}
+    assert "make up | ✅ | 1" in lines[2]
+    assert "nothing helped | ❌" in lines[3]
+    assert lines[-1] == "no time for: kill-up-3"
+
+
+def test_the_processes_that_a_process_started_are_found_at_any_depth() -> None:
+    nested = "import subprocess,sys;subprocess.run(['sleep','60'])"
+    script = f"import subprocess,sys;subprocess.run([sys.executable,'-c',{nested!r}])"
+    with subprocess.Popen([sys.executable, "-c", script]) as process:
+        found: list[int] = []
+        while len(found) < 2:
+            found = children(process.pid)
+        for pid in (process.pid, *found):
+            os.kill(pid, 9)
+    assert children(process.pid) == []
+
+
+# --- the lock of an update that was killed
+
+
+@pytest.fixture
+def ended() -> int:
+    """The id of a process that is no more."""
+    with subprocess.Popen(["true"]) as process:
+        return process.pid
+
+
+def locked(folder: Path, *owners: dict[str, Any], scheme: str = "file") -> stack.Stack:
+    locks = folder / ".pulumi" / "locks" / "organization" / "service-mesh" / "dev"
+    locks.mkdir(parents=True)
+    for number, owner in enumerate(owners):
+        lock = {"hostname": socket.gethostname(), "username": "root", **owner}
+        (locks / f"{number}.json").write_text(json.dumps(lock))
+    variables = {"PULUMI_BACKEND_URL": f"{scheme}://{folder}"}
+    return stack.Stack(name="dev", variables=variables, config=None)
+
+
+def test_a_lock_whose_process_has_ended_is_that_of_an_update_that_was_killed(
+    tmp_path: Path, ended: int
+) -> None:
+    assert locked(tmp_path, {"pid": ended}).cut_off()
+
+
+def test_a_lock_whose_process_lives_stays(tmp_path: Path, ended: int) -> None:
+    assert not locked(tmp_path, {"pid": ended}, {"pid": os.getpid()}).cut_off()
+
+
+def test_a_lock_of_another_machine_stays(tmp_path: Path, ended: int) -> None:
+    assert not locked(tmp_path, {"pid": ended, "hostname": "another"}).cut_off()
+
+
+def test_a_lock_of_a_backend_elsewhere_is_not_judged(tmp_path: Path, ended: int) -> None:
+    assert not locked(tmp_path, {"pid": ended}, scheme="s3").cut_off()
+
+
+def test_a_stack_without_locks_was_not_cut_off(tmp_path: Path) -> None:
+    assert not locked(tmp_path).cut_off()
+
+
+class Recorder(stack.Stack):
+    """A stack whose CLI only writes down what it is asked."""
+
+    asked: list[tuple[str, ...]] = []  # noqa: RUF012 (a frozen dataclass has no room for it)
+
+    def call(self, *words: str, quiet: bool = False) -> int:  # noqa: ARG002
+        return 0
+
+    def read(self, *words: str, stdin: str | None = None) -> str:  # noqa: ARG002
+        self.asked.append(words)
+        return ""
+
+
+def recorder(folder: Path, pid: int) -> Recorder:
+    Recorder.asked.clear()
+    found = locked(folder, {"pid": pid})
+    return Recorder(name=found.name, variables=found.variables, config=None)
+
+
+def test_an_update_after_a_killed_one_takes_its_lock_away_and_looks_at_the_cluster(
+    tmp_path: Path, ended: int
+) -> None:
+    opened = recorder(tmp_path, ended)
+    assert "--refresh" in opened.pulumi("up", "--yes")
+    assert opened.asked == [("pulumi", "cancel", "--yes", "--stack", "dev")]
+
+
+def test_a_destroy_after_a_killed_one_takes_its_lock_away(tmp_path: Path, ended: int) -> None:
+    opened = recorder(tmp_path, ended)
+    assert "--refresh" not in opened.pulumi("destroy", "--yes")
+    assert len(opened.asked) == 1
+
+
+@pytest.mark.parametrize("words", [("preview",), ("stack", "output"), ("config", "set", "a", "b")])
+def test_what_changes_nothing_leaves_the_lock_of_a_killed_update(
+    tmp_path: Path, ended: int, words: tuple[str, ...]
+) -> None:
+    opened = recorder(tmp_path, ended)
+    opened.pulumi(*words)
+    assert opened.asked == []
+
+
+def test_an_update_leaves_the_lock_of_one_that_runs(tmp_path: Path) -> None:
+    opened = recorder(tmp_path, os.getpid())
+    assert "--refresh" not in opened.pulumi("up", "--yes")
+    assert opened.asked == []
+
+
+def test_a_setting_cannot_be_changed_where_there_is_no_lab() -> None:
+    bench = Bench(LabPaths(), stack.Stack(name="prod", variables={}, config=None))
+    with pytest.raises(LabError, match="on a lab"):
+        bench.set(mtlsMode="STRICT")
