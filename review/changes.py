@@ -14,7 +14,6 @@ from review import helm
 from review.manifests import Change, Difference, Key, Object, compare
 from review.objects import Declared, Side, contents, inside, plain, shown
 from review.preview import (
-    HIDDEN,
     RELEASE,
     Document,
     Op,
@@ -26,6 +25,7 @@ from review.preview import (
     mapping,
     releases,
 )
+from tlscheck.stack import HIDDEN
 
 SHORTEST_SECRET = 6
 """Characters of a secret that is looked for in other texts: shorter ones are words of their own."""

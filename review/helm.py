@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import yaml
 
-from review.preview import HIDDEN, BadInputError, Inputs, mapping
+from review.preview import BadInputError, Inputs, mapping
+from tlscheck.stack import HIDDEN
 
 NOT_FOUND = 127  # a shell's exit code for a command that does not exist
 

@@ -14,11 +14,12 @@ from itertools import groupby
 
 from review.changes import Compared, Listed
 from review.manifests import diff
-from review.preview import HIDDEN, Op
+from review.preview import Op
 from review.rules import Verdict, broken
 from review.security import Line, Security, count, modes
 from tlscheck.documents import printable
 from tlscheck.rows import Effective
+from tlscheck.stack import HIDDEN
 
 LIMIT = 65_536
 """Characters of a comment that GitHub takes, in Unicode's code points: what `len` counts."""

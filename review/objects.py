@@ -10,7 +10,6 @@ import yaml
 from review import helm
 from review.manifests import Key, Object, key_of, split
 from review.preview import (
-    HIDDEN,
     Document,
     Inputs,
     Op,
@@ -22,7 +21,7 @@ from review.preview import (
     mapping,
     releases,
 )
-from tlscheck.stack import TYPE
+from tlscheck.stack import HIDDEN, TYPE
 
 
 class Side(StrEnum):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-HIDDEN = ("[secret]", "04da6b54-80e4-46f7-96ec-b56ff0331ba9")
-"""What the CLI prints for a secret, and for a value that only `pulumi up` will know."""
+from tlscheck.stack import HIDDEN
+
 HOW = "make it with `pulumi preview --json --show-sames`"
 LONE = re.compile(r"\\u[dD][89a-fA-F]")
 """Where half a character may be: nothing can write such a text."""

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from policy.guards import RULES, Finding, Resource, Rule
-from review.preview import HIDDEN, Document, State
+from review.preview import Document, State
 from review.preview import Resource as Previewed
+from tlscheck.stack import HIDDEN
 
 STACK = "pulumi:pulumi:Stack"
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from review.objects import Declared
-from review.preview import HIDDEN, Document, items, mapping
+from review.preview import Document, items, mapping
 from tlscheck import compare, sources
 from tlscheck.documents import BadInputError
 from tlscheck.rows import Effective, Server
-from tlscheck.stack import NOT_YET
+from tlscheck.stack import HIDDEN, NOT_YET
 from tlscheck.world import GROUPS
 
 Edge = tuple[str, str, str, int]

@@ -19,7 +19,7 @@ import pytest
 from lab.paths import ROOT
 from render.checkout import checkout
 from review.manifests import Key, key_of, split
-from review.preview import HIDDEN
+from tlscheck.stack import HIDDEN
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Mesh

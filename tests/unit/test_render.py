@@ -29,9 +29,10 @@ from render.record import Recorder
 from review import helm
 from review.manifests import split
 from review.objects import Declared
-from review.preview import HIDDEN, BadInputError, parse, releases
+from review.preview import BadInputError, parse, releases
 from tests.unit import charts
 from tlscheck import sources, stack
+from tlscheck.stack import HIDDEN
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).with_name("golden") / "dev.yaml"
