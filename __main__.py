@@ -26,6 +26,7 @@ from components.observability import (
     Part,
     collector_host,
 )
+from components.revision_tag import RevisionTag, RevisionTagArgs
 from settings import Settings
 
 settings = Settings.load()
@@ -34,10 +35,14 @@ access = ClusterAccess(kubeconfig=settings.kubeconfig, context=settings.kube_con
 cluster = connect(access)
 cluster.check_control_plane(stack=stack)
 istiods = upgrade.Istiods(
+    stack=stack,
     version=settings.istio_version,
+    image_tag=settings.image_tag,
     revisions=settings.revisions,
+    tags=settings.revision_tags,
     namespace=settings.namespace,
     namespace_revision=settings.namespace_revision,
+    gateway_revision=settings.gateway_revision,
 )
 running = upgrade.installed(cluster)
 upgrade.check(cluster, access, istiods, running)
@@ -46,7 +51,7 @@ cluster.check_namespace(
     adopt=settings.adopt_namespace,
     stack=stack,
     revision=settings.namespace_revision,
-    revisions={*running, *istiods.versions},
+    revisions={*running.versions, *running.own_tags(stack), *istiods.versions, *istiods.tags},
 )
 if settings.observability and settings.observability_namespace != ROOT_NAMESPACE:
     cluster.check_own_namespace(
@@ -107,6 +112,21 @@ control_plane = ControlPlane(
     ),
     after(),
 )
+tags = {
+    tag: RevisionTag(
+        f"tag-{tag}",
+        RevisionTagArgs(tag=tag, revision=revision, stack=stack),
+        after(control_plane),
+    )
+    for tag, revision in settings.revision_tags.items()
+}
+
+
+def asked(revision: str | None) -> list[pulumi.Resource]:
+    """What must be there before a label that asks for a revision or a tag."""
+    return [control_plane, *(one for tag, one in tags.items() if tag == revision)]
+
+
 namespace = MeshNamespace(
     "mesh",
     MeshNamespaceArgs(
@@ -118,7 +138,9 @@ namespace = MeshNamespace(
     ),
     # others may make pods in an adopted one, and with the label they need istiod to be there; a
     # revision's label does nothing without it
-    after(control_plane) if settings.adopt_namespace or settings.namespace_revision else after(),
+    after(*asked(settings.namespace_revision))
+    if settings.adopt_namespace or settings.namespace_revision
+    else after(),
 )
 ingress = None
 if settings.ingress_gateway:
@@ -129,15 +151,21 @@ if settings.ingress_gateway:
             istio=istio,
             access=access,
             service_type=settings.gateway_service_type,
+            revision=settings.gateway_revision,
         ),
-        after(control_plane),
+        after(*asked(settings.gateway_revision)),
     )
 egress = None
 if settings.egress_gateway:
     egress = gateway.Gateway(
         "egress",
-        gateway.GatewayArgs(direction=gateway.Direction.EGRESS, istio=istio, access=access),
-        after(control_plane),
+        gateway.GatewayArgs(
+            direction=gateway.Direction.EGRESS,
+            istio=istio,
+            access=access,
+            revision=settings.gateway_revision,
+        ),
+        after(*asked(settings.gateway_revision)),
     )
 mtls = MutualTls("mtls", mutual_tls, after(control_plane, namespace))
 calls = rules.declare(
@@ -190,7 +218,7 @@ if settings.observability:
     )
     pulumi.export("observability", {part.value: url for part, url in observability.urls.items()})
 pulumi.export("istioVersion", settings.istio_version)
-if settings.revisions:
+if settings.revisions or settings.revision_tags:
     gateways = ingress is not None or egress is not None
     pulumi.export("revisions", upgrade.outputs(istiods, gateways=gateways))
 pulumi.export("profile", settings.profile.value)

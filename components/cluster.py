@@ -91,8 +91,10 @@ class Cluster:
             name: The namespace.
             adopt: Whether it is to be labelled only, and never owned.
             stack: Name of this stack, as written on the namespaces that it creates.
-            revision: The istiod by whose name it is to be labelled; None: the default one.
-            revisions: Istiods that the stack has or will have, by whose names it may be labelled.
+            revision: The istiod, or the tag, by whose name it is to be labelled; None: the default
+                istiod.
+            revisions: Istiods and tags that the stack has or will have, by whose names it may be
+                labelled.
 
         Raises:
             ClusterError: It exists and another made it; it is to be adopted and does not exist, or

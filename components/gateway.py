@@ -105,6 +105,7 @@ class GatewayValues(TypedDict):
     service: _Service
     resources: _Resources
     autoscaling: _Autoscaling
+    revision: NotRequired[str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +124,9 @@ class GatewayArgs:
     service_type: ServiceType = ServiceType.CLUSTER_IP
     """How an ingress gateway is reached; an egress gateway is reached from inside only."""
 
+    revision: str | None = None
+    """The istiod that injects its pods, by its revision or a tag; None: the default one."""
+
     def __post_init__(self) -> None:
         """Refuse what istioctl does not have either.
 
@@ -136,7 +140,7 @@ class GatewayArgs:
 def gateway_values(args: GatewayArgs) -> GatewayValues:
     """Values of chart `gateway` for these arguments."""
     demo = args.istio.profile is Profile.DEMO
-    return {
+    values: GatewayValues = {
         # the chart would derive it from the release's name; said here, it is what selectors get
         "labels": {"istio": args.direction.value},
         "service": {
@@ -156,12 +160,16 @@ def gateway_values(args: GatewayArgs) -> GatewayValues:
         if demo
         else {"enabled": True, "minReplicas": 1, "maxReplicas": 5},
     }
+    if args.revision:
+        values["revision"] = args.revision
+    return values
 
 
 class Gateway(ComponentResource):
     """`service-mesh:gateway:Gateway`: one release of chart `gateway` in istio-system.
 
-    istiod must be ready before: its webhook puts the image into the gateway's pods.
+    Its istiod, and a tag by which it asks for that, must be ready before: their webhook puts the
+    image into the gateway's pods.
     """
 
     service: str

@@ -24,7 +24,7 @@ class MeshNamespaceArgs:
     """Name of the stack, written on a namespace that is created."""
 
     revision: str | None = None
-    """The istiod that injects its pods, by the name of its revision; None: the default one."""
+    """The istiod that injects its pods, by its revision or a tag; None: the default one."""
 
     adopt: bool = False
     """Label a namespace that exists and stays; it is never owned, and never deleted."""
@@ -37,8 +37,8 @@ class MeshNamespace(ComponentResource):
     """`service-mesh:mesh_namespace:MeshNamespace`: a namespace with an injection label.
 
     It needs nothing of Istio. Pods born there before istiod is ready are refused, once the webhook
-    is registered, so workloads wait for both. With a revision it must wait itself: until that
-    istiod's webhook is registered, nothing refuses pods, and they would be born without a sidecar.
+    is registered, so workloads wait for both. With a revision or a tag it must wait itself: until
+    that webhook is registered, nothing refuses pods, and they would be born without a sidecar.
     """
 
     namespace: str

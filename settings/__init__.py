@@ -69,8 +69,14 @@ class Settings:
     revisions: tuple[Revision, ...]
     """Istiods beside the default one, no two of one name."""
 
+    revision_tags: Mapping[str, str]
+    """Revisions, or `default`, by the tags that point to them; no tag is named like either."""
+
     namespace_revision: str | None
-    """Name of the revision that injects the namespace's pods; None: the default istiod."""
+    """The revision, or tag, that injects the namespace's pods; None: the default istiod."""
+
+    gateway_revision: str | None
+    """The revision, or tag, that injects the gateways' pods; None: the default istiod."""
 
     profile: Profile
     """What is installed and how large."""
@@ -197,13 +203,16 @@ class Settings:
         production = read.flag("production")
         version = revisions.istio_version(read)
         istiods = revisions.istiods(read, version)
+        tags = revisions.tags(read, istiods)
         settings = cls(
             kube_context=read.text("kubeContext"),
             kubeconfig=read.text("kubeconfig"),
             chart_source=ChartSource(location=read.text("chartSource")),
             istio_version=version,
             revisions=istiods,
-            namespace_revision=revisions.of_namespace(read, istiods),
+            revision_tags=tags,
+            namespace_revision=revisions.of_namespace(read, istiods, tags),
+            gateway_revision=revisions.of_gateways(read, istiods, tags),
             profile=profile,
             image_hub=read.optional(
                 "imageHub", _IMAGE_HUB, "a registry and path, no scheme and no tag"

@@ -1,9 +1,10 @@
-"""Which releases of Istio: of the default istiod, and of the revisions beside it."""
+"""Which releases of Istio: of the default istiod and of those beside it, and who has which."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from components.control_plane import Revision
 from components.kinds import DEFAULT_REVISION
@@ -28,7 +29,7 @@ Older istiods change their own webhook's failurePolicy, which then shows as drif
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)", re.ASCII)
 _ALLOWED = f"X.Y.Z, {'.'.join(map(str, _OLDEST))} or newer"
 
-_KEY = "revisions"
+_KEY, _TAGS = "revisions", "revisionTags"
 _FIELDS = ("name", "version", "imageTag")
 _SHAPE = "{name: NAME, version: X.Y.Z, imageTag: TAG or none}"
 _LONGEST_NAME = 46
@@ -68,14 +69,56 @@ def istiods(read: Reader, default: str) -> tuple[Revision, ...]:
     return tuple(found)
 
 
-def of_namespace(read: Reader, istiods: Sequence[Revision]) -> str | None:
-    """Name of the revision that injects the mesh namespace's pods; None: the default istiod."""
-    key = "namespaceRevision"
+def tags(read: Reader, istiods: Sequence[Revision]) -> Mapping[str, str]:
+    """Which istiod each tag points to, by the name of its revision or `default`."""
+    names = [DEFAULT_REVISION, *(one.name for one in istiods)]
+    example = set_command((_TAGS, "stable"), DEFAULT_REVISION)
+    items = read.data(_TAGS, dict, "an object {TAG: REVISION}", example)
+    found: dict[str, str] = {}
+    for tag in items:
+        path, value = (_TAGS, tag), _field(items, tag)
+        if allowed := _tag_name_problem(tag, names):
+            read.refuse(path, value, allowed, f"{remove_command(path)} && {example}")
+        elif value in names:
+            found[tag] = str(value)
+        elif read.sound(_KEY):
+            allowed = f"{DEFAULT_REVISION}, or one of revisions: {', '.join(names[1:]) or 'none'}"
+            read.refuse(path, value, allowed, set_command(path, nearest(value, names, names[0])))
+    return MappingProxyType(found)
+
+
+def _tag_name_problem(tag: str, names: Sequence[str]) -> str | None:
+    """What a tag may be called instead; None: its name is sound."""
+    if not DNS_LABEL.fullmatch(tag):
+        return "a name of 1 to 63 small letters, digits and dashes, no dash first or last"
+    if tag == DEFAULT_REVISION:
+        return f"another name: {DEFAULT_REVISION} is what the istiod of istioVersion serves"
+    if tag in names:
+        return f"another name: {tag} is one of revisions, and its own istiod serves it"
+    return None
+
+
+def of_namespace(read: Reader, istiods: Sequence[Revision], tags: Mapping[str, str]) -> str | None:
+    """The revision, or tag, that injects the mesh namespace's pods; None: the default istiod."""
+    return _asked(read, "namespaceRevision", istiods, tags)
+
+
+def of_gateways(read: Reader, istiods: Sequence[Revision], tags: Mapping[str, str]) -> str | None:
+    """The revision, or tag, that injects the gateways' pods; None: the default istiod."""
+    return _asked(read, "gatewayRevision", istiods, tags)
+
+
+def _asked(
+    read: Reader, key: str, istiods: Sequence[Revision], tags: Mapping[str, str]
+) -> str | None:
     value = read.text(key)
     names = [one.name for one in istiods]
-    if value and value not in names and read.sound(_KEY):
-        allowed = f"empty (the default istiod), or one of revisions: {', '.join(names) or 'none'}"
-        read.refuse(key, value, allowed, set_command((key,), nearest(value, names, "")))
+    if value and value not in {*names, *tags} and read.sound(_KEY, _TAGS):
+        allowed = (
+            f"empty (the default istiod), one of revisions: {', '.join(names) or 'none'}, or of "
+            f"{_TAGS}: {', '.join(tags) or 'none'}"
+        )
+        read.refuse(key, value, allowed, set_command((key,), nearest(value, [*names, *tags], "")))
     return value or None
 
 

@@ -70,6 +70,42 @@ def istiod_of(play: Playground, app: str) -> str:
     return str(said["node"]["metadata"]["PROXY_CONFIG"]["discoveryAddress"])
 
 
+def gateways(play: Playground) -> set[str]:
+    """The revisions that the gateways were injected by."""
+    found = play.pods("istio-system", "istio in (ingressgateway, egressgateway)")
+    alive = [one for one in found if "deletionTimestamp" not in one["metadata"]]
+    assert len(alive) == 2
+    return {one["metadata"]["annotations"]["istio.io/rev"] for one in alive}
+
+
+def tag(mesh: Mesh) -> dict[str, Any]:
+    [found] = [
+        one
+        for one in mesh.get("mutatingwebhookconfigurations")
+        if one["metadata"]["labels"].get("istio.io/tag") == "stable"
+    ]
+    return found
+
+
+def without(value: Any, keys: set[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: without(inner, keys) for key, inner in value.items() if key not in keys}
+    return [without(inner, keys) for inner in value] if isinstance(value, list) else value
+
+
+def is_the_charts(mesh: Mesh, found: dict[str, Any], *revision: str) -> None:
+    """Whether a tag is what chart `istiod` would make of it."""
+    words = ("-s", "templates/revision-tags-mwc.yaml", "--set", "revisionTags={stable}", *revision)
+    chart = mesh.paths.charts / "istio-control" / "istio-discovery"
+    said = mesh.run("helm", "template", "istiod", str(chart), "-n", "istio-system", *words).out
+    [theirs] = [one for one in yaml.safe_load_all(said) if one]
+    assert found["metadata"]["name"] == theirs["metadata"]["name"]
+    assert found["metadata"]["labels"].items() <= theirs["metadata"]["labels"].items()
+    # istiod's, and the API server's defaults
+    beside = {"caBundle", "matchPolicy", "timeoutSeconds", "scope"}
+    assert without(found["webhooks"], beside) == theirs["webhooks"]
+
+
 def restart(play: Playground, *apps: str) -> None:
     for app in apps:
         play.kubectl("-n", NAMESPACE, "rollout", "restart", f"deployment/{app}")
@@ -182,6 +218,123 @@ def test_back_again_and_the_revision_leaves_nothing(mesh: Mesh, play: Playground
     assert "✅" in verify(mesh).out
 
 
+def test_a_tag_is_the_charts_object_and_changes_nobodys_istiod(
+    mesh: Mesh, play: Playground
+) -> None:
+    put(mesh, "revisionTags.stable", "default")
+    mesh.set("namespaceRevision", "stable")
+    changed = mesh.up()
+    assert changed.changes() == {
+        "created": 2,
+        "updated": 1,
+        "unchanged": changed.changes()["unchanged"],
+    }
+    assert "until they are restarted" not in changed.out
+    is_the_charts(mesh, tag(mesh))
+    listed = mesh.run("istioctl", "tag", "list").out.split()
+    assert listed[-3:] == ["stable", "default", NAMESPACE]
+    restart(play, OLD)
+    assert istiod_of(play, OLD) == "istiod.istio-system.svc:15012"
+    mesh.pulumi("preview", "--refresh", "--expect-no-changes")
+
+
+def test_a_tag_moves_in_place_and_pods_go_over_when_restarted(mesh: Mesh, play: Playground) -> None:
+    put(mesh, *REVISION)
+    put(mesh, "revisions[0].version", "1.31.0")
+    mesh.up()
+    was, pod = tag(mesh), pods(play, OLD)
+    put(mesh, "revisionTags.stable", "canary")
+    moved = mesh.up()
+    assert moved.changes().keys() == {"updated", "unchanged"}
+    assert moved.changes()["updated"] == 1
+    assert "6 of its 6 proxies still ask another" in moved.out
+    now = tag(mesh)
+    assert now["metadata"]["uid"] == was["metadata"]["uid"]
+    is_the_charts(mesh, now, "--set", "revision=canary")
+    assert [one["metadata"]["uid"] for one in pods(play, OLD)] == [pod[0]["metadata"]["uid"]]
+    restart(play, NEW)
+    assert istiod_of(play, NEW) == f"{CANARY}.istio-system.svc:15012"
+    assert istiod_of(play, OLD) == "istiod.istio-system.svc:15012"
+    mesh.pulumi("preview", "--refresh", "--expect-no-changes")
+    assert json.loads(mesh.pulumi("stack", "output", "revisions", "--json").out) == {
+        "default": "1.31.0: gateways",
+        "canary": "1.31.0: tag stable, namespace bookinfo",
+    }
+
+
+def test_gateways_go_over_by_the_tag(mesh: Mesh, play: Playground) -> None:
+    assert gateways(play) == {"default"}
+    mesh.set("gatewayRevision", "stable")
+    changed = mesh.up()
+    assert changed.changes()["updated"] == 2
+    assert "the gateways belong" not in changed.out
+    assert gateways(play) == {"canary"}
+    mesh.pulumi("preview", "--refresh", "--expect-no-changes")
+    assert "✅" in verify(mesh).out
+
+
+def test_an_istiod_and_a_tag_that_others_ask_for_stay(mesh: Mesh, play: Playground) -> None:
+    mesh.run("istioctl", "tag", "set", "prod", "--revision", "canary")
+    mesh.kubectl("create", "namespace", "pay")
+    mesh.kubectl("label", "namespace", "pay", "istio.io/rev=stable")
+    try:
+        mesh.pulumi("config", "rm", "revisions")
+        mesh.pulumi("config", "rm", "revisionTags")
+        mesh.set("namespaceRevision", "")
+        mesh.set("gatewayRevision", "")
+        refused = mesh.pulumi("preview", ok=False)
+        [pod] = pods(play, NEW)
+        assert refused.code
+        assert "Traceback" not in refused.out
+        for said in (
+            "revisionTags is without stable",
+            "namespace pay: istio.io/rev=stable",
+            "revisions is without canary",
+            f"{NAMESPACE}/{pod['metadata']['name']}: canary",
+            "istio-system/istio-egressgateway-",
+            "tag prod: no namespace",
+        ):
+            assert said in refused.out
+        put(mesh, "revisionTags.prod", "default")
+        taken = mesh.pulumi("preview", ok=False).out
+        assert "revisionTags has prod" in taken
+        # what the error says
+        mesh.run("istioctl", "tag", "remove", "prod", "-y")
+        assert "revisionTags has prod" not in mesh.pulumi("preview", ok=False).out
+    finally:
+        mesh.kubectl("delete", "namespace", "pay")
+
+
+def test_back_by_the_tag_and_it_leaves_nothing(mesh: Mesh, play: Playground) -> None:
+    mesh.pulumi("config", "rm", "revisionTags")
+    put(mesh, *REVISION)
+    put(mesh, "revisions[0].version", "1.31.0")
+    put(mesh, "revisionTags.stable", "default")
+    mesh.set("namespaceRevision", "stable")
+    mesh.set("gatewayRevision", "stable")
+    moved = mesh.up()
+    assert moved.changes()["updated"] == 1
+    assert "1 of its 6 proxies still ask another" in moved.out
+    assert "the gateways belong to istiod default, and 2 of their 2 proxies" in moved.out
+    restart(play, NEW)
+    # what the warning says
+    both = ("istio-egressgateway", "istio-ingressgateway")
+    play.kubectl("-n", "istio-system", "rollout", "restart", "deployment", *both)
+    for one in both:
+        play.kubectl("-n", "istio-system", "rollout", "status", f"deployment/{one}")
+    assert gateways(play) == {"default"}
+    assert "until they are restarted" not in mesh.pulumi("preview", "--expect-no-changes").out
+    for key in ("revisions", "revisionTags"):
+        mesh.pulumi("config", "rm", key)
+    mesh.set("namespaceRevision", "")
+    mesh.set("gatewayRevision", "")
+    assert mesh.up().changes()["deleted"] == 3
+    assert named_after_the_canary(mesh) == []
+    [left] = mesh.get("mutatingwebhookconfigurations")
+    assert left["metadata"]["name"] == "istio-sidecar-injector"
+    mesh.pulumi("preview", "--refresh", "--expect-no-changes")
+
+
 @pytest.fixture(scope="module")
 def charts(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The lab's charts as the next minor release would have them."""
@@ -230,12 +383,31 @@ def test_the_next_release_is_previewed_object_by_object_and_replaces_nothing(
     assert "✅" in verify(mesh).out
 
 
+def test_proxies_of_the_last_release_are_named_and_hold_up_the_one_after(
+    mesh: Mesh, play: Playground
+) -> None:
+    late = mesh.pulumi("preview", "--expect-no-changes").out
+    assert "6 of its 6 proxies are older than 1.32.0" in late
+    restart(play, OLD)
+    assert "5 of its 6 proxies are older than 1.32.0" in mesh.pulumi("preview").out
+    mesh.set("istioVersion", "1.33.0")
+    refused = mesh.pulumi("preview", ok=False)
+    mesh.set("istioVersion", "1.32.0")
+    assert refused.code
+    assert "1.32.Z while 5 proxies are older than that" in refused.out
+    [pod] = pods(play, NEW)
+    assert f"{NAMESPACE}/{pod['metadata']['name']}: 1.31.0" in refused.out
+    assert f"{NAMESPACE}/{OLD}" not in refused.out
+
+
 @pytest.mark.usefixtures("play")
 def test_destroy_leaves_nothing_of_an_istiod_beside(mesh: Mesh) -> None:
     put(mesh, *REVISION)
     put(mesh, "revisions[0].version", "1.32.0")
-    mesh.set("namespaceRevision", "canary")
+    put(mesh, "revisionTags.stable", "canary")
+    mesh.set("namespaceRevision", "stable")
     mesh.up()
     mesh.pulumi("destroy", "--yes", "--skip-preview")
+    assert mesh.get("mutatingwebhookconfigurations") == []
     assert named_after_the_canary(mesh) == []
     assert mesh.get("crds") == []

@@ -265,6 +265,70 @@ def test_a_namespace_of_a_revision_waits_for_that_istiod(program: Program) -> No
         assert ISTIOD in deployed.waits_for(BESIDE)
 
 
+TAGGED = {"revisions": [REVISION], "revisionTags": {"stable": "canary", "spare": "default"}}
+
+
+def test_what_asks_for_a_tag_waits_for_it_and_it_for_its_istiod(program: Program) -> None:
+    deployed = program(**TAGGED, namespaceRevision="stable", gatewayRevision="stable")
+
+    assert deployed.named("mesh-namespace").inputs["metadata"]["labels"] == {
+        "istio.io/rev": "stable"
+    }
+    assert {BESIDE, ISTIOD} <= deployed.waits_for("tag-stable-webhook")
+    # Bookinfo's pods by way of their namespace
+    for name in ("mesh-namespace", "ingress-release", "egress-release", "bookinfo-app-details-v1"):
+        waits = deployed.waits_for(name)
+        assert "tag-stable-webhook" in waits, f"{name}: born without a proxy"
+        assert "tag-spare-webhook" not in waits
+
+
+def test_a_tag_that_moves_changes_itself_alone(program: Program) -> None:
+    asking = {"namespaceRevision": "stable", "gatewayRevision": "stable"}
+    before = graph(program(**TAGGED, **asking))
+    after = graph(
+        program(**{**TAGGED, "revisionTags": {"stable": "default", "spare": "default"}}, **asking)
+    )
+
+    changed = [was["name"] for was, now in zip(before, after, strict=True) if was != now]
+    assert changed == ["tag-stable-webhook"]
+
+
+def test_tags_are_an_output_without_revisions_too(program: Program) -> None:
+    exports = program(revisionTags={"stable": "default"}, gatewayRevision="stable").exports
+
+    assert exports["revisions"] == {"default": "1.31.1: tag stable, namespace bookinfo, gateways"}
+
+
+def test_gateways_have_the_revision_that_is_asked_for(program: Program) -> None:
+    without, moved = (
+        program(revisions=[REVISION]),
+        program(revisions=[REVISION], gatewayRevision="canary"),
+    )
+
+    for name in ("ingress-release", "egress-release"):
+        values = moved.named(name).inputs["values"]
+        assert values == {**without.named(name).inputs["values"], "revision": "canary"}
+        assert BESIDE in moved.waits_for(name)
+
+
+def test_the_cluster_is_told_of_the_stacks_own_tags(
+    program: Program, clusters: list[FakeCluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def there(name: str, stack: str) -> dict[str, Any]:
+        meta = {
+            "name": name,
+            "labels": {"istio.io/tag": name, "istio.io/rev": "default"},
+            "annotations": {"service-mesh/stack": stack},
+        }
+        return {"kind": "MutatingWebhookConfiguration", "metadata": meta}
+
+    found = [there("old", f"{PROJECT}/dev"), there("theirs", "other/dev")]
+    monkeypatch.setattr(FakeCluster, "there", found)
+    program(revisionTags={"stable": "default"}, namespaceRevision="stable")
+
+    assert clusters[0].revisions == ("stable", {"default", "stable", "old"})
+
+
 def test_a_revision_is_one_more_release_and_one_more_output(program: Program) -> None:
     without, beside = program(), program(revisions=[REVISION])
 

@@ -86,7 +86,7 @@ def test_the_dev_stack_loads(load: Load) -> None:
 
 
 def test_every_setting_is_declared_with_type_default_and_description() -> None:
-    assert len(declarations()) == 43
+    assert len(declarations()) == 45
     for key, schema in PROJECT["config"].items():
         assert schema.keys() - {"items"} == {"type", "default", "description"}, key
         assert schema["type"] in {"string", "integer", "boolean", "array", "object"}, key

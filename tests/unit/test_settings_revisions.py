@@ -28,6 +28,7 @@ def refusal(load: Load, **values: Any) -> list[str]:
 def test_without_revisions_the_default_istiod_has_the_namespace(load: Load) -> None:
     settings = load()
     assert (settings.revisions, settings.namespace_revision) == ((), None)
+    assert (settings.revision_tags, settings.gateway_revision) == ({}, None)
 
 
 def test_revisions_are_read_in_their_order(load: Load) -> None:
@@ -40,6 +41,22 @@ def test_revisions_are_read_in_their_order(load: Load) -> None:
         Revision(name="canary", version="1.31.1", image_tag="1.31.1-debug"),
     )
     assert settings.namespace_revision == "1-32-0"
+
+
+def test_tags_point_to_revisions_or_to_the_default_istiod(load: Load) -> None:
+    settings = load(
+        revisions=[one()],
+        revisionTags={"stable": "default", "next": "canary"},
+        namespaceRevision="stable",
+        gatewayRevision="next",
+    )
+    assert settings.revision_tags == {"stable": "default", "next": "canary"}
+    assert (settings.namespace_revision, settings.gateway_revision) == ("stable", "next")
+
+
+def test_a_tag_may_point_to_a_revision_of_digits(load: Load) -> None:
+    settings = load(revisions=[one(name=132)], revisionTags={"stable": 132})
+    assert settings.revision_tags == {"stable": "132"}
 
 
 def test_a_name_and_a_tag_of_digits_are_text_again(load: Load) -> None:
@@ -118,22 +135,94 @@ def test_two_revisions_of_one_name_are_refused(load: Load) -> None:
     ]
 
 
+STABLE = "pulumi config set --path revisionTags.stable default"
+
+
 @pytest.mark.parametrize(
-    ("revisions", "value", "there", "fix"),
+    ("tag", "revision", "allowed", "fix"),
     [
-        ([], "canary", "none", "''"),
-        ([one()], "canaries", "canary", "canary"),
-        ([one()], "default", "canary", "''"),
+        ("stable", "canaries", "default, or one of revisions: canary", "canary"),
+        ("stable", "nothing", "default, or one of revisions: canary", "default"),
+        ("stable", "", "default, or one of revisions: canary", "default"),
+        ("stable", ["canary"], "default, or one of revisions: canary", "canary"),
+        (
+            "default",
+            "canary",
+            "another name: default is what the istiod of istioVersion serves",
+            None,
+        ),
+        (
+            "canary",
+            "default",
+            "another name: canary is one of revisions, and its own istiod serves it",
+            None,
+        ),
+        (
+            "Stable",
+            "default",
+            "a name of 1 to 63 small letters, digits and dashes, no dash first or last",
+            None,
+        ),
+        (
+            "x" * 64,
+            "default",
+            "a name of 1 to 63 small letters, digits and dashes, no dash first or last",
+            None,
+        ),
     ],
 )
-def test_a_namespace_of_an_unknown_revision_is_refused(
-    load: Load, revisions: list[object], value: str, there: str, fix: str
+def test_a_tag_that_cannot_be_is_refused(
+    load: Load, tag: str, revision: object, allowed: str, fix: str | None
 ) -> None:
-    assert refusal(load, revisions=revisions, namespaceRevision=value) == [
-        f'namespaceRevision is "{value}"',
-        f"  allowed: empty (the default istiod), or one of revisions: {there}",
-        f"  fix:     pulumi config set namespaceRevision {fix}",
+    said = refusal(load, revisions=[one()], revisionTags={tag: revision})
+    assert said[0].startswith(f"revisionTags.{tag} is ")
+    mend = f"{SET} revisionTags.{tag} {fix}"
+    away = f"pulumi config rm --path revisionTags.{tag} && {STABLE}"
+    assert said[1:] == [f"  allowed: {allowed}", f"  fix:     {mend if fix else away}"]
+
+
+def test_tags_that_are_no_object_are_refused(load: Load) -> None:
+    assert refusal(load, revisionTags=["stable"]) == [
+        'revisionTags is "[\\"stable\\"]"',
+        "  allowed: an object {TAG: REVISION}",
+        f"  fix:     pulumi config rm revisionTags && {STABLE}",
     ]
+
+
+@pytest.mark.parametrize("key", ["namespaceRevision", "gatewayRevision"])
+@pytest.mark.parametrize(
+    ("given", "value", "there", "fix"),
+    [
+        ({}, "canary", "none, or of revisionTags: none", "''"),
+        ({"revisions": [one()]}, "canaries", "canary, or of revisionTags: none", "canary"),
+        ({"revisions": [one()]}, "default", "canary, or of revisionTags: none", "''"),
+        (
+            {"revisionTags": {"stable": "default"}},
+            "table",
+            "none, or of revisionTags: stable",
+            "stable",
+        ),
+    ],
+)
+def test_what_asks_for_an_unknown_revision_is_refused(
+    load: Load, key: str, given: dict[str, Any], *, value: str, there: str, fix: str
+) -> None:
+    assert refusal(load, **given, **{key: value}) == [
+        f'{key} is "{value}"',
+        f"  allowed: empty (the default istiod), one of revisions: {there}",
+        f"  fix:     pulumi config set {key} {fix}",
+    ]
+
+
+@pytest.mark.parametrize("key", ["namespaceRevision", "gatewayRevision"])
+def test_who_asks_for_a_bad_tag_is_not_blamed(load: Load, key: str) -> None:
+    said = refusal(load, revisionTags={"Stable": "default"}, **{key: "Stable"})
+    assert said[0].startswith("revisionTags.Stable")
+
+
+def test_a_tag_is_not_blamed_for_a_bad_revision(load: Load) -> None:
+    said = refusal(load, revisions=[one(name="Canary")], revisionTags={"stable": "Canary"})
+    assert said[0] == 'revisions[0].name is "Canary"'
 
 
 def test_a_namespace_is_not_blamed_for_a_bad_revision(load: Load) -> None:
