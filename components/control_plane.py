@@ -370,7 +370,7 @@ def wait_until_validating(
     *,
     kubectl: str = "kubectl",
     deadline_s: float = _WEBHOOK_DEADLINE_S,
-    pause_s: float = 0.5,
+    pause_s: float = 0.1,
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
@@ -474,6 +474,7 @@ class ControlPlane(ComponentResource):
                 chart="istiod",
                 istio=replace(args.istio, version=revision.version),
                 values=istiod_values(args, revision),
+                hooks=ResourceHookBinding(before_create=[again], before_update=[again]),
                 parent=self,
                 # which makes the certificate authority that they share, and whose webhook has the
                 # objects of this program validated

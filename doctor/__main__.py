@@ -73,8 +73,7 @@ def main(
             namespaces=tuple(options.namespaces or Question().namespaces),
         )
         cluster = replace(
-            read(question, run),
-            state=state,
+            read(question, run, state),
             stack=options.stack,
             istio_version=options.istio_version,
             expected=Phase(options.expect) if options.expect else None,

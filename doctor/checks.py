@@ -15,6 +15,7 @@ from doctor.model import (
     Cluster,
     Finding,
     Json,
+    Part,
     Phase,
     Severity,
     condition,
@@ -225,6 +226,27 @@ def _reapply(cluster: Cluster, helm: str, where: str) -> str:
     reach = cluster.kubectl.removeprefix("kubectl").replace(" --context ", " --kube-context ")
     apply = cluster.command("apply", "--server-side", "--force-conflicts", "--filename", "-")
     return f"helm{reach} get manifest {helm} --namespace {where} | {apply}"
+
+
+def _helms_objects(cluster: Cluster) -> Iterator[Finding]:
+    namespaces = {name(one) for one in cluster.of("Namespace")}
+    lost: dict[tuple[str, str], list[Part]] = defaultdict(list)
+    for one in cluster.lost:
+        # where the namespace is gone, so is the record that could be applied
+        if one.home in namespaces:
+            lost[one.home, one.release].append(one)
+    for (where, helm), parts in lost.items():
+        gone = (
+            f"{one.kind.partition('.')[0]} {'/'.join(filter(None, (one.namespace, one.name)))}"
+            for one in parts
+        )
+        # with a CRD went the objects of its kind, and those are Pulumi's
+        crds = any(one.kind.startswith("CustomResourceDefinition") for one in parts)
+        then = (_pulumi(cluster, "up", "--refresh"),) if crds else ()
+        yield Finding(
+            problem=f"Helm's release {helm} has lost {', '.join(gone)}; no update brings it back",
+            fix=(_reapply(cluster, helm, where), *then),
+        )
 
 
 def _istiod_ready(cluster: Cluster) -> Iterator[Finding]:
@@ -858,6 +880,14 @@ CHECKS = (
         skip=lambda cluster: (
             None if cluster.wanted else "neither --expect nor --state says what should be there"
         ),
+    ),
+    Check(
+        id="helm-objects",
+        category=_CONTROL,
+        claim="what Helm made is there",
+        run=_helms_objects,
+        needs=("Namespace",),
+        skip=_no_state,
     ),
     Check(
         id="istiod-ready",

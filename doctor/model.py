@@ -63,6 +63,21 @@ class Right:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """An object that a Helm release made."""
+
+    release: str
+    home: str
+    """Namespace of the release."""
+
+    kind: str
+    """In kubectl's words: `ConfigMap` or `Deployment.apps`."""
+    namespace: str
+    """Empty where the kind has none."""
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class State:
     """What `pulumi stack export` says."""
 
@@ -72,6 +87,23 @@ class State:
     resources: tuple[Json, ...]
     pending: tuple[Json, ...]
     """Operations that an interrupted update left."""
+
+    @property
+    def parts(self) -> Iterator[Part]:
+        """What the stack's Helm releases are made of: Pulumi writes that down and looks no more."""
+        for one in self.resources:
+            outputs = (one.get("outputs") or {}) if is_release(one) else {}
+            for kind, names in (outputs.get("resourceNames") or {}).items():
+                for found in names:
+                    where, _, named = str(found).rpartition("/")
+                    yield Part(
+                        release=outputs["name"],
+                        home=outputs["namespace"],
+                        # it reads Deployment.apps/apps/v1
+                        kind=kind.partition("/")[0],
+                        namespace=where,
+                        name=named,
+                    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +134,9 @@ class Cluster:
 
     left: Mapping[str, Sequence[Json]] | None = None
     """Of namespaces that are being deleted: the objects that the API server says remain."""
+
+    lost: tuple[Part, ...] = ()
+    """Of what the state's Helm releases made: what is not there."""
 
     state: State | None = None
     stack: str | None = None
@@ -269,9 +304,13 @@ def tag(image: str) -> str:
     return image.partition("@")[0].rpartition("/")[2].partition(":")[2]
 
 
+def is_release(resource: Mapping[str, Any]) -> bool:
+    """Whether a resource of a state is a Helm release."""
+    return str(resource.get("type", "")).startswith("kubernetes:helm.sh/")
+
+
 def is_istiod_release(resource: Mapping[str, Any]) -> bool:
     """Whether a resource of a state is the Helm release of a control plane."""
     outputs = resource.get("outputs") or {}
     chart = str(outputs.get("chart", "")).rstrip("/").rpartition("/")[2]
-    kind = str(resource.get("type", ""))
-    return kind.startswith("kubernetes:helm.sh/") and chart in ("istiod", "istio-discovery")
+    return is_release(resource) and chart in ("istiod", "istio-discovery")

@@ -6,13 +6,14 @@ import json
 import re
 import shlex
 import subprocess
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from doctor.model import BadInputError, Cluster, Json, Right, State, condition, name
+from doctor.model import BadInputError, Cluster, Json, Part, Right, State, condition, name
 
 Run = Callable[[Sequence[str], str | None], "subprocess.CompletedProcess[str]"]
 """Runs a command with this on its standard input."""
@@ -63,6 +64,8 @@ _NAMESPACED = (
 )
 _VERBS = ("create", "patch", "delete")
 
+_REFUSED = re.compile(r'cannot list resource "(\S+)" in API group "(\S*)"')
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
@@ -97,7 +100,7 @@ class _Asked:
     ) -> dict[str, list[Json]]:
         """All objects of some kinds; what may not be listed is remembered."""
         done = self.call("get", ",".join(kinds.values()), "-A", "--output=json", *words)
-        refused = set(re.findall(r'cannot list resource "(\S+)" in API group "(\S*)"', done.stderr))
+        refused = set(_REFUSED.findall(done.stderr))
         if done.returncode and not refused:
             raise BadInputError(f"kubectl get: {_reason(done)}")
         for kind, resource in kinds.items():
@@ -111,8 +114,8 @@ class _Asked:
         return found
 
 
-def read(question: Question, run: Run | None = None) -> Cluster:
-    """Ask the cluster.
+def read(question: Question, run: Run | None = None, state: State | None = None) -> Cluster:
+    """Ask the cluster, also for what a state says that Helm made in it.
 
     Raises:
         BadInputError: kubectl is missing, or the cluster does not answer.
@@ -137,7 +140,8 @@ def read(question: Question, run: Run | None = None) -> Cluster:
         objects |= asked.every(kinds, named=lambda item: crds[_kind(item)])
     user, denied = _rights(asked, (CONTROL_PLANE, *question.namespaces))
     left = {name(one): _left(asked, one) for one in cluster.of("Namespace") if _going(one)}
-    return replace(cluster, user=user, denied=denied, left=left)
+    lost = tuple(_lost(asked, state.parts)) if state else ()
+    return replace(cluster, user=user, denied=denied, left=left, lost=lost, state=state)
 
 
 def read_state(file: str, stdin: Callable[[], str]) -> State:
@@ -210,6 +214,25 @@ def _left(asked: _Asked, item: Json) -> list[Json]:
     done = asked.call("get", ",".join(resources), "--namespace", name(item), "--output=json")
     found = _documents(done.stdout, "kubectl get") if done.stdout else ()
     return [one for document in found for one in document.get("items") or ()]
+
+
+def _lost(asked: _Asked, parts: Iterable[Part]) -> Iterator[Part]:
+    """Those that are not there, by their names alone."""
+    places: dict[tuple[str, str], list[Part]] = defaultdict(list)
+    for one in parts:
+        if one.kind != "Secret":
+            places[one.kind, one.namespace].append(one)
+    for (kind, where), group in places.items():
+        words = ("--namespace", where) if where else ()
+        done = asked.call("get", kind, *words, "--output=name")
+        if refused := _REFUSED.search(done.stderr):
+            asked.unread[kind.partition(".")[0]] = ".".join(filter(None, refused.groups()))
+            continue
+        # no such kind: its CRD is gone
+        if done.returncode and "resource type" not in done.stderr:
+            raise BadInputError(f"kubectl get: {_reason(done)}")
+        there = {line.rpartition("/")[2] for line in done.stdout.split()}
+        yield from (one for one in group if one.name not in there)
 
 
 def _kind(item: Json) -> tuple[str, str]:

@@ -50,6 +50,8 @@ _STEP = re.compile(r" (creat|delet)(ing|ed) \(")
 
 _MADE_BY_CONTROLLERS = ("istio-ca-root-cert", "kube-root-ca.crt")
 _READY_WITHIN_S = 60
+_LONGEST = 240
+"""Characters of what a program said, in a cell of the table."""
 
 
 class Typed(IntEnum):
@@ -59,9 +61,14 @@ class Typed(IntEnum):
     """`make up`, as ever."""
 
     REFRESH = 1
-    """`pulumi up --refresh`: what was changed behind Pulumi's back is looked at."""
+    """`pulumi up --refresh`: what was changed behind Pulumi's back is looked at. While a namespace
+    is being deleted it is refused, so not before that is over."""
 
-    DESTROY = 2
+    REAPPLY = 2
+    """What Helm has recorded is applied again, for what Helm made: nobody looks at it. Then as
+    above."""
+
+    DESTROY = 3
     """`pulumi destroy`, then an update."""
 
     @property
@@ -70,9 +77,15 @@ class Typed(IntEnum):
         return _COMMANDS[self]
 
 
+_REAPPLY = (
+    "helm get manifest {name} --namespace {namespace} | "
+    "kubectl apply --server-side --force-conflicts --filename -"
+)
+
 _COMMANDS = {
     Typed.UP: "make up",
     Typed.REFRESH: "pulumi up --refresh",
+    Typed.REAPPLY: f"{_REAPPLY.format(name='RELEASE', namespace='NAMESPACE')}; pulumi up --refresh",
     Typed.DESTROY: "pulumi destroy; pulumi up",
 }
 
@@ -136,7 +149,7 @@ def table(rows: Sequence[Row], left_out: Sequence[str] = ()) -> str:
         (
             row.fault,
             row.happened,
-            row.typed.command if row.typed is not None else "nothing helped",
+            row.typed.command.replace("|", "\\|") if row.typed is not None else "nothing helped",
             "✅" if row.ok else "❌",
             f"{row.seconds:.0f}",
         )
@@ -339,10 +352,18 @@ class Bench:
             if time.monotonic() > deadline:
                 raise LabError(f"Helm's release {release} did not become {status}")
 
+    def namespaces_gone(self) -> None:
+        """Wait, as an update that is refused says, until no namespace is being deleted."""
+        found = json.loads(self.must("kubectl", "get", "namespaces", "-o", "json"))["items"]
+        going = [one for one in found if "deletionTimestamp" in one["metadata"]]
+        for one in going:
+            name = f"namespace/{one['metadata']['name']}"
+            self.run("kubectl", "wait", "--for=delete", name, f"--timeout={_READY_WITHIN_S}s")
+
     def heal(self, most: Typed) -> tuple[Typed | None, str]:
-        """Type one thing after the other until all is as declared."""
+        """Type what is plain, then what a fault is said to need, until all is as declared."""
         why = ""
-        for typed in Typed:
+        for typed in dict.fromkeys((Typed.UP, Typed.REFRESH, most)):
             if typed > most:
                 break
             code, said = self.type(typed)
@@ -358,7 +379,13 @@ class Bench:
             case Typed.UP:
                 return self.up()
             case Typed.REFRESH:
+                self.namespaces_gone()
                 return self.up("--refresh")
+            case Typed.REAPPLY:
+                commands = [_REAPPLY.format_map(one) for one in self.releases()]
+                script = "; ".join(["set -eo pipefail", *commands])
+                code, said = self.run("bash", "-c", script)
+                return self.up("--refresh") if code == 0 else (code, said)
             case Typed.DESTROY:
                 code, said = self.destroy()
                 return self.up() if code == 0 else (code, said)
@@ -383,10 +410,13 @@ class Bench:
 
 def last(said: str) -> str:
     """The sentence that says most: an error, or else the last line; no table is broken by it."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith(("error:", "allowed:"))]
-    chosen = [*errors, *lines[-1:]][:1] or ["it said nothing"]
-    return chosen[0].replace("|", "/")[:160]
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["it said nothing"]
+    at = next((n for n, line in enumerate(lines) if line.startswith("error:")), len(lines) - 1)
+    found = lines[at : at + 2]
+    # the first line alone may only name a setting, or begin a list
+    if not (found[0].endswith(":") or found[-1].startswith("allowed:")):
+        found = found[:1]
+    return " ".join(found).replace("|", "/")[:_LONGEST]
 
 
 def children(pid: int) -> list[int]:

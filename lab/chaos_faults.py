@@ -8,6 +8,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Final
 
+from lab import cluster
 from lab.chaos import (
     SETTINGS,
     STACK,
@@ -20,7 +21,7 @@ from lab.chaos import (
     steps,
     table,
 )
-from lab.lifecycle import LabError, down, running, up
+from lab.lifecycle import LabError, down, enter, running, up
 from lab.paths import LabPaths
 from lab.sandbox import Isolation
 from lab.stack import open_stack
@@ -30,8 +31,27 @@ if TYPE_CHECKING:
 
 UP: Final = ("up", "--yes", "--skip-preview")
 DESTROY: Final = ("destroy", "--yes", "--skip-preview")
+_GONE_S = 30
 _BETWEEN_S = 5
 """The longest time from a step to a kill; a Helm release takes about as long."""
+
+_ON_A_FULL_DISK = """
+set -eu
+state=$1 && small=$(mktemp -d) && shift
+mount -t tmpfs -o size=1g none "$small"
+cp -a "$state/." "$small"
+used=$(df --output=used -k "$small" | tail -1)
+mount -o remount,size=$((used + 64))k "$small"
+mount --bind "$small" "$state"
+code=0 && "$@" || code=$?
+umount "$state"
+cp -a "$small/." "$state"
+umount "$small" && rmdir "$small"
+exit "$code"
+"""
+"""Runs a command while a folder lies on a small file system of its own, with 64 KiB left: the
+state of an installation outgrows it. Afterwards there is room again, with all that was written.
+For a mount namespace, which takes the mounts along whatever happens."""
 
 
 def edited(bench: Bench) -> str:
@@ -49,6 +69,85 @@ def deleted(bench: Bench) -> str:
     for where, name in _policies(bench):
         bench.must("kubectl", "-n", where, "delete", "peerauthentication", name)
     return "PeerAuthentication deleted"
+
+
+def helms_own(bench: Bench) -> str:
+    """Objects inside Helm releases, changed and deleted: Pulumi and Helm look at none of them."""
+    where = ("kubectl", "-n", "istio-system")
+    mesh = json.dumps({"data": {"mesh": "accessLogFile: /dev/null"}})
+    bench.must(*where, "patch", "configmap", "istio", "--type=merge", "-p", mesh)
+    bench.must(*where, "delete", "deployment/istiod", "service/istiod", "serviceaccount/istiod")
+    return "istiod's Deployment, Service and ServiceAccount deleted, its ConfigMap changed"
+
+
+def crds_deleted(bench: Bench) -> str:
+    """Istio's CRDs, and so every Istio object."""
+    found = bench.must("kubectl", "get", "crds", "-o", "name").split()
+    istios = [name for name in found if name.endswith(".istio.io")]
+    bench.must("kubectl", "delete", "--timeout=60s", *istios)
+    return f"{len(istios)} CRDs deleted"
+
+
+def namespace_terminating(bench: Bench) -> str:
+    """A namespace that is deleted and cannot go, until a person takes a finalizer away."""
+    where = ("kubectl", "-n", "bookinfo")
+    bench.must(*where, "create", "configmap", "held")
+    held = json.dumps({"metadata": {"finalizers": ["example.com/hold"]}})
+    bench.must(*where, "patch", "configmap", "held", "--type=merge", "-p", held)
+    bench.must("kubectl", "delete", "namespace", "bookinfo", "--wait=false")
+    code, said = bench.up()
+    if code == 0:
+        raise LabError("an update of a namespace that is being deleted was not refused")
+    free = json.dumps({"metadata": {"finalizers": None}})
+    bench.must(*where, "patch", "configmap", "held", "--type=merge", "-p", free)
+    bench.must("kubectl", "wait", "--for=delete", "namespace/bookinfo", "--timeout=60s")
+    return f"an update was refused: {last(said)}; then the finalizer was removed"
+
+
+def api_server_restarted(bench: Bench) -> str:
+    """The API server ends in the middle of an update; the lab starts it again."""
+    bench.destroy()
+    process = bench.start(*UP)
+    for text in process.stdout or ():
+        if "istio-base" in text:
+            break
+    pid = (bench.paths.kwok / "clusters" / cluster.NAME / "pids" / "kube-apiserver.pid").read_text()
+    bench.must(*enter(bench.paths), "kill", "-9", pid.strip())
+    said = process.communicate()[0]
+    deadline = time.monotonic() + _GONE_S
+    while bench.run("kubectl", "get", "--raw", "/readyz")[0]:
+        if time.monotonic() > deadline:
+            raise LabError(f"the API server did not come back in {_GONE_S} s")
+    return f"the update ended with {process.returncode}: {last(said)}"
+
+
+def istiod_gone(bench: Bench) -> str:
+    """No istiod for 30 s, and meanwhile an update that needs its webhook."""
+    where = ("kubectl", "-n", "istio-system")
+    bench.must(*where, "scale", "deployment/istiod", "--replicas=0")
+    began = time.monotonic()
+    bench.must(*where, "wait", "--for=delete", "pod", "-l", "app=istiod", "--timeout=60s")
+    bench.set(mtlsMode="PERMISSIVE")
+    code, said = bench.up()
+    bench.set(mtlsMode="STRICT")
+    time.sleep(max(0.0, began + _GONE_S - time.monotonic()))
+    bench.must(*where, "scale", "deployment/istiod", "--replicas=1")
+    bench.must(*where, "rollout", "status", "deployment/istiod", "--timeout=60s")
+    if code == 0:
+        raise LabError("the update did not need istiod")
+    return f"an update meanwhile ended with {code}: {last(said)}"
+
+
+def disk_full(bench: Bench) -> str:
+    """An installation whose state has no room."""
+    bench.destroy()
+    state = str(bench.paths.pulumi / "state")
+    prefix = ("unshare", "--mount", "sh", "-c", _ON_A_FULL_DISK, "sh", state)
+    code, said = bench.pulumi(*UP, prefix=prefix)
+    if code == 0:
+        raise LabError("the disk was not full")
+    done = len(list(steps(said.splitlines())))
+    return f"the update ended with {code} after {done} steps: {last(said)}"
 
 
 def two_updates(bench: Bench) -> str:
@@ -75,6 +174,12 @@ FAULTS: Final = (
     Fault(name="two-updates", strike=two_updates),
     Fault(name="edited", strike=edited, heals=Typed.REFRESH),
     Fault(name="deleted", strike=deleted, heals=Typed.REFRESH),
+    Fault(name="helms-own", strike=helms_own, heals=Typed.REAPPLY),
+    Fault(name="crds-deleted", strike=crds_deleted, heals=Typed.REAPPLY),
+    Fault(name="namespace-terminating", strike=namespace_terminating, heals=Typed.REFRESH),
+    Fault(name="api-server-restarted", strike=api_server_restarted),
+    Fault(name="istiod-gone", strike=istiod_gone),
+    Fault(name="disk-full", strike=disk_full),
 )
 """All but the kills."""
 
@@ -150,7 +255,9 @@ def chaos(around: LabPaths, *, seed: int | None, only: str | None, count: int, l
             raise LabError("the bench needs a lab that root has started")
         bench = Bench(paths, open_stack(STACK, paths))
         bench.set(**SETTINGS)
-        faults = [*kills(*learn(bench), count, seed), *FAULTS]
+        steps_of = learn(bench)
+        # the kills take most of the time, and are more of the same
+        faults = [*FAULTS, *kills(*steps_of, count, seed)]
         chosen = [one for one in faults if one.name.startswith(only or "")]
         if not chosen:
             names = ", ".join(one.name for one in faults)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lab.chaos import SETTINGS, STACK, Bench, Fault, Typed
-from lab.chaos_faults import DESTROY, UP, edited, two_updates
+from lab.chaos_faults import DESTROY, FAULTS, UP
 from lab.stack import open_stack
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from tests.e2e.conftest import Mesh
 
 pytestmark = pytest.mark.e2e
+
+_SHORT = ("two-updates", "edited", "helms-own", "namespace-terminating")
+"""Faults that take half a minute or less."""
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +58,7 @@ def test_a_destroy_that_was_killed_leaves_nothing_that_cannot_be_mended(bench: B
 
 @pytest.mark.parametrize(
     "fault",
-    [
-        Fault(name="two-updates", strike=two_updates),
-        Fault(name="edited", strike=edited, heals=Typed.REFRESH),
-    ],
+    [one for one in FAULTS if one.name in _SHORT],
     ids=lambda fault: fault.name,
 )
 def test_a_fault_heals_with_what_is_said(bench: Bench, fault: Fault) -> None:

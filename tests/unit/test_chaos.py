@@ -21,6 +21,7 @@ from lab.chaos import (
     children,
     differences,
     fingerprint,
+    last,
     points,
     steps,
     table,
@@ -135,12 +136,38 @@ class Patient(Bench):
         return [] if self.typed[-1] is self.cure else ["missing Deployment istio-system/istiod"]
 
 
+class Typing(Bench):
+    """Writes down what is run."""
+
+    def __init__(self, releases: dict[str, str], *, code: int = 0) -> None:
+        self.there, self.code = releases, code
+        self.ran: list[tuple[str, ...]] = []
+        self.updated: list[tuple[str, ...]] = []
+
+    def releases(self) -> list[dict[str, str]]:
+        return [{"name": name, "namespace": where} for name, where in self.there.items()]
+
+    def run(self, *words: str) -> tuple[int, str]:
+        self.ran.append(words)
+        return self.code, ""
+
+    def must(self, *words: str) -> str:
+        assert words[:3] == ("kubectl", "get", "namespaces")
+        going = {"metadata": {"name": "going", "deletionTimestamp": "2026-11-23T00:00:00Z"}}
+        return json.dumps({"items": [{"metadata": {"name": "stays"}}, going]})
+
+    def up(self, *words: str) -> tuple[int, str]:
+        self.updated.append(words)
+        return 0, ""
+
+
 @pytest.mark.parametrize("cure", list(Typed))
 def test_the_plainest_thing_that_helps_is_what_had_to_be_typed(cure: Typed) -> None:
     patient = Patient(cure)
-    row = patient.suffer(Fault(name="f", strike=lambda _: "seen", heals=Typed.DESTROY))
+    row = patient.suffer(Fault(name="f", strike=lambda _: "seen", heals=max(cure, Typed.REFRESH)))
     assert row.typed is cure
-    assert patient.typed == [typed for typed in Typed if typed <= cure]
+    plain = [typed for typed in (Typed.UP, Typed.REFRESH) if typed < cure]
+    assert patient.typed == [*plain, cure]
     assert row.ok
 
 
@@ -151,6 +178,12 @@ def test_nothing_is_typed_that_a_fault_should_not_need_and_the_row_fails() -> No
     assert row.typed is None
     assert not row.ok
     assert "missing Deployment istio-system/istiod" in row.happened
+
+
+def test_a_fault_that_an_update_should_heal_is_not_given_a_refresh() -> None:
+    patient = Patient(Typed.REFRESH)
+    assert not patient.suffer(Fault(name="f", strike=lambda _: "seen")).ok
+    assert patient.typed == [Typed.UP]
 
 
 def test_an_update_that_fails_heals_nothing_whatever_the_cluster_looks_like() -> None:
@@ -166,6 +199,53 @@ def test_a_fault_that_could_not_be_done_is_a_row_that_fails_and_ends_nothing() -
     row = Patient(Typed.UP).suffer(Fault(name="f", strike=broken))
     assert not row.ok
     assert "no such thing" in row.happened
+
+
+@pytest.mark.parametrize(
+    ("said", "most"),
+    [
+        ("a\nerror: no room\nb", "error: no room"),
+        ("a\n  error: 1 error occurred:\n\t* no room\nb", "error: 1 error occurred: * no room"),
+        (
+            'error: namespace is "a"\n  allowed: one that stays\n  fix: wait',
+            'error: namespace is "a" allowed: one that stays',
+        ),
+        ("a\nb | c", "b / c"),
+        ("", "it said nothing"),
+        ("cut off:", "cut off:"),
+    ],
+)
+def test_of_what_a_program_said_the_error_counts_and_else_the_end(said: str, most: str) -> None:
+    assert last(said) == most
+
+
+def test_what_applies_helms_record_again_is_done_for_every_release_and_then_looked_at() -> None:
+    patient = Typing({"a": "one", "b": "two"})
+    patient.type(Typed.REAPPLY)
+    ((*_, script),) = patient.ran
+    assert "helm get manifest a --namespace one | kubectl apply" in script
+    assert "helm get manifest b --namespace two | kubectl apply" in script
+    assert "pipefail" in script
+    assert patient.updated == [("--refresh",)]
+
+
+def test_while_a_namespace_is_deleted_a_refresh_would_be_refused_and_waits() -> None:
+    patient = Typing({})
+    patient.type(Typed.REFRESH)
+    (waited,) = patient.ran
+    assert waited[:4] == ("kubectl", "wait", "--for=delete", "namespace/going")
+    assert patient.updated == [("--refresh",)]
+
+
+def test_where_helms_record_cannot_be_applied_there_is_no_update() -> None:
+    patient = Typing({"a": "one"}, code=1)
+    assert patient.type(Typed.REAPPLY)[0] == 1
+    assert patient.updated == []
+
+
+def test_a_cell_of_the_table_keeps_its_pipe() -> None:
+    line = table([dataclasses.replace(WHOLE, typed=Typed.REAPPLY)]).splitlines()[-1]
+    assert " \\| kubectl apply" in line
 
 
 def test_after_the_time_is_over_the_faults_that_are_left_are_named() -> None:

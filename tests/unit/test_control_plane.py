@@ -108,8 +108,10 @@ def test_istiod_counts_as_ready_when_its_webhook_has_answered(deploy: Deploy) ->
 def test_every_release_can_be_installed_again_after_an_update_that_was_killed(
     deploy: Deploy,
 ) -> None:
-    deployed = deploy(lambda opts: ControlPlane("istio", arguments(), opts))
+    args = arguments(revisions=(CANARY,))
+    deployed = deploy(lambda opts: ControlPlane("istio", args, opts))
 
+    assert len(deployed.releases()) == 3
     for release in deployed.releases().values():
         assert {"before_create", "before_update"} <= set(release.hooks)
 

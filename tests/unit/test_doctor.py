@@ -44,6 +44,7 @@ class Kubectl:
         self.objects = copy.deepcopy(_RECORDED["objects"]) if objects is None else objects
         self.version = copy.deepcopy(_RECORDED["version"])
         self.unlisted: set[str] = set()
+        self.unknown: set[str] = set()
         self.forbidden: Callable[[dict[str, str]], bool] = lambda _: False
         self.asked: list[Sequence[str]] = []
 
@@ -83,6 +84,8 @@ class Kubectl:
 
     def _got(self, resources: str, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
         asked = resources.split(",")
+        if "--output=name" in argv:
+            return self._named(resources, argv)
         errors = [
             f'Error from server (Forbidden): User "jane" cannot list resource '
             f'"{one.partition(".")[0]}" in API group "{one.partition(".")[2]}" at the cluster scope'
@@ -105,6 +108,22 @@ class Kubectl:
         ]
         listed = json.dumps({"kind": "List", "items": items})
         return self._done(listed, "\n".join(errors))
+
+    def _named(self, kind: str, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        where = argv[argv.index("--namespace") + 1] if "--namespace" in argv else None
+        plural, group = f"{kind.partition('.')[0].lower()}s", kind.partition(".")[2]
+        if kind in self.unknown:
+            return self._done("", f'error: the server doesn\'t have a resource type "{plural}"')
+        if f"{plural}.{group}".rstrip(".") in self.unlisted:
+            said = f'User "jane" cannot list resource "{plural}" in API group "{group}"'
+            return self._done("", f"Error from server (Forbidden): {plural} is forbidden: {said}")
+        names = [
+            f"{kind.lower()}/{one['metadata']['name']}"
+            for one in self.objects
+            if one["kind"] == kind.partition(".")[0]
+            and where in (None, one["metadata"].get("namespace"))
+        ]
+        return self._done("\n".join(names))
 
     def _reviewed(self, listed: dict[str, Any]) -> str:
         answers = []
@@ -142,7 +161,10 @@ def _cluster(kubectl: Kubectl, **known: Any) -> Cluster:
 
 def _found(kubectl: Kubectl, **known: Any) -> dict[str, Outcome]:
     """What is not fine, by the check's name."""
-    outcomes = judge(_cluster(kubectl, **known), checks.CHECKS)
+    return _wrong(judge(_cluster(kubectl, **known), checks.CHECKS))
+
+
+def _wrong(outcomes: Sequence[Outcome]) -> dict[str, Outcome]:
     fine = (Result.SUCCESS, Result.SKIPPED)
     return {one.check.id: one for one in outcomes if one.result not in fine}
 
@@ -158,6 +180,45 @@ def _one(kubectl: Kubectl, check: str, **known: Any) -> tuple[str, tuple[str, ..
 def _state(**changes: Any) -> model.State:
     deployment = {**_RECORDED["state"]["deployment"], **changes}
     return read_state("-", lambda: json.dumps({"deployment": deployment}))
+
+
+_CRD = "CustomResourceDefinition.apiextensions.k8s.io/apiextensions.k8s.io/v1"
+_MADE = {
+    "istio-base": {_CRD: ["telemetries.telemetry.istio.io"]},
+    "istiod": {
+        "ClusterRole.rbac.authorization.k8s.io/rbac.authorization.k8s.io/v1": ["istiod-x"],
+        "ConfigMap/v1": ["istio-system/istio"],
+        "Deployment.apps/apps/v1": ["istio-system/istiod"],
+        "Secret/v1": ["istio-system/never-asked-for"],
+    },
+}
+"""What Pulumi's state says that two Helm releases made."""
+
+
+def _releases() -> model.State:
+    """A state with what Helm made in it."""
+    resources = [
+        {
+            "urn": f"urn:pulumi:dev::service-mesh::kubernetes:helm.sh/v3:Release::{name}",
+            "type": "kubernetes:helm.sh/v3:Release",
+            "outputs": {"name": name, "namespace": "istio-system", "resourceNames": made},
+        }
+        for name, made in _MADE.items()
+    ]
+    return _state(resources=[*_RECORDED["state"]["deployment"]["resources"], *resources])
+
+
+@pytest.fixture
+def whole(kubectl: Kubectl) -> Kubectl:
+    """The lab with all that the state says that Helm made."""
+    kubectl.add("ClusterRole", "istiod-x")
+    kubectl.add("ConfigMap", "istio", metadata={"name": "istio", "namespace": "istio-system"})
+    return kubectl
+
+
+def _lost(kubectl: Kubectl) -> dict[str, Outcome]:
+    cluster = replace(read(Question(), kubectl, _releases()), now=_NOW)
+    return _wrong(judge(cluster, checks.CHECKS))
 
 
 # --- fine ----------------------------------------------------------------------------------------
@@ -180,6 +241,75 @@ def test_the_cluster_is_only_asked(kubectl: Kubectl) -> None:
     assert not any(
         "secrets" in argv[argv.index("get") + 1] for argv in kubectl.asked if "get" in argv
     )
+
+
+# --- what Helm made ------------------------------------------------------------------------------
+
+
+def test_all_that_helm_made_is_there_and_no_secret_was_asked_for(whole: Kubectl) -> None:
+    assert _lost(whole) == {}
+    assert not any(word.lower().startswith("secret") for argv in whole.asked for word in argv)
+
+
+def test_what_helm_made_and_somebody_deleted_is_named_with_the_release_that_has_it(
+    whole: Kubectl,
+) -> None:
+    whole.objects.pop()
+    whole.remove("ClusterRole", name="istiod-x")
+    (finding,) = _lost(whole)["helm-objects"].findings
+    assert finding.problem == (
+        "Helm's release istiod has lost ClusterRole istiod-x, ConfigMap istio-system/istio; "
+        "no update brings it back"
+    )
+    assert finding.fix == (
+        "helm get manifest istiod --namespace istio-system | "
+        "kubectl apply --server-side --force-conflicts --filename -",
+    )
+
+
+def test_an_object_of_the_same_name_elsewhere_is_not_the_one_that_is_lost(whole: Kubectl) -> None:
+    whole.objects[-1]["metadata"]["namespace"] = "elsewhere"
+    assert set(_lost(whole)) == {"helm-objects"}
+
+
+def test_with_a_crd_went_the_objects_of_its_kind_which_an_update_makes_again(
+    whole: Kubectl,
+) -> None:
+    whole.remove("CustomResourceDefinition", name="telemetries")
+    found = _lost(whole)
+    (finding,) = found["helm-objects"].findings
+    assert "istio-base has lost CustomResourceDefinition telemetries" in finding.problem
+    assert finding.fix[1:] == ("pulumi up --refresh --stack dev",)
+
+
+def test_of_a_kind_that_the_cluster_does_not_have_everything_is_lost(whole: Kubectl) -> None:
+    whole.unknown = {"Deployment.apps"}
+    (finding,) = _lost(whole)["helm-objects"].findings
+    assert "Deployment istio-system/istiod" in finding.problem
+
+
+def test_what_helm_made_and_may_not_be_listed_is_said_and_not_called_lost(whole: Kubectl) -> None:
+    whole.unlisted = {"clusterroles.rbac.authorization.k8s.io"}
+    whole.remove("ClusterRole")
+    found = _lost(whole)
+    assert "helm-objects" not in found
+    (finding,) = found["may-read"].findings
+    assert finding.problem.startswith("clusterroles.rbac.authorization.k8s.io may not be listed")
+
+
+def test_where_the_namespace_is_gone_nothing_of_helms_is_said_to_be_lost(whole: Kubectl) -> None:
+    whole.remove("Namespace", "ConfigMap", name="istio")
+    assert "helm-objects" not in _lost(whole)
+
+
+def test_an_answer_that_is_no_list_of_names_is_no_verdict(whole: Kubectl) -> None:
+    def broken(argv: Sequence[str], stdin: str | None) -> subprocess.CompletedProcess[str]:
+        if "--output=name" in argv:
+            return subprocess.CompletedProcess([], 1, "", "Unable to connect to the server")
+        return whole(argv, stdin)
+
+    with pytest.raises(model.BadInputError, match="Unable to connect"):
+        read(Question(), broken, _releases())
 
 
 # --- the cluster and the rights ------------------------------------------------------------------
