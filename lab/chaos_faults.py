@@ -27,6 +27,7 @@ from lab.sandbox import Isolation
 from lab.stack import open_stack
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Sequence
 
 UP: Final = ("up", "--yes", "--skip-preview")
@@ -106,11 +107,7 @@ def namespace_terminating(bench: Bench) -> str:
 
 def api_server_restarted(bench: Bench) -> str:
     """The API server ends in the middle of an update; the lab starts it again."""
-    bench.destroy()
-    process = bench.start(*UP)
-    for text in process.stdout or ():
-        if "istio-base" in text:
-            break
+    process = _installing(bench, "istio-base")
     pid = (bench.paths.kwok / "clusters" / cluster.NAME / "pids" / "kube-apiserver.pid").read_text()
     bench.must(*enter(bench.paths), "kill", "-9", pid.strip())
     said = process.communicate()[0]
@@ -152,16 +149,22 @@ def disk_full(bench: Bench) -> str:
 
 def two_updates(bench: Bench) -> str:
     """A second update while the first one runs."""
-    bench.destroy()
-    first = bench.start(*UP)
-    for text in first.stdout or ():
-        if "istio-namespace" in text:
-            break
+    first = _installing(bench, "istio-namespace")
     code, said = bench.up()
     first.communicate()
     if code == 0 or first.returncode:
         raise LabError(f"the first ended with {first.returncode}, the second with {code}")
     return f"the second was refused: {last(said)}"
+
+
+def _installing(bench: Bench, resource: str) -> subprocess.Popen[str]:
+    """An update from nothing that has come to a resource, and goes on."""
+    bench.destroy()
+    process = bench.start(*UP)
+    for text in process.stdout or ():
+        if resource in text:
+            break
+    return process
 
 
 def _policies(bench: Bench) -> list[tuple[str, str]]:
