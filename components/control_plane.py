@@ -18,7 +18,6 @@ from pulumi import (
     ComponentResource,
     ResourceHook,
     ResourceHookArgs,
-    ResourceHookBinding,
     ResourceOptions,
 )
 from pulumi_kubernetes.core.v1 import Namespace
@@ -439,7 +438,7 @@ class ControlPlane(ComponentResource):
             chart="base",
             istio=replace(args.istio, version=_newest(args)),
             values=base_values(args),
-            hooks=ResourceHookBinding(before_create=[again], before_update=[again]),
+            before=again,
             postrender=None if args.keep_crds else _DROP_KEEP_POLICY,
             parent=self,
             after=[self.root],
@@ -458,12 +457,8 @@ class ControlPlane(ComponentResource):
             chart="istiod",
             istio=args.istio,
             values=istiod_values(args),
-            hooks=ResourceHookBinding(
-                before_create=[again],
-                before_update=[again],
-                after_create=[answering],
-                after_update=[answering],
-            ),
+            before=again,
+            ready=answering,
             parent=self,
             after=[base],
         )
@@ -474,7 +469,7 @@ class ControlPlane(ComponentResource):
                 chart="istiod",
                 istio=replace(args.istio, version=revision.version),
                 values=istiod_values(args, revision),
-                hooks=ResourceHookBinding(before_create=[again], before_update=[again]),
+                before=again,
                 parent=self,
                 # which makes the certificate authority that they share, and whose webhook has the
                 # objects of this program validated

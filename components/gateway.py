@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NotRequired, TypedDict
 
-from pulumi import ComponentResource, ResourceHookBinding, ResourceOptions
+from pulumi import ComponentResource, ResourceOptions
 
 from components.helm_record import repeatable
 from components.kinds import ROOT_NAMESPACE, ClusterAccess, Distribution, Profile, helm_release
@@ -188,14 +188,13 @@ class Gateway(ComponentResource):
         self.selector = values["labels"]
         self.http_port = _HTTP.target
         self._service_type = args.service_type
-        again = repeatable(f"{name}-repeatable", args.access)
         helm_release(
             f"{name}-release",
             name=self.service,
             chart="gateway",
             istio=args.istio,
             values=values,
-            hooks=ResourceHookBinding(before_create=[again], before_update=[again]),
+            before=repeatable(f"{name}-repeatable", args.access),
             # Helm would wait for an address, and fail, where no load balancer hands one out
             skip_await=args.service_type is ServiceType.LOAD_BALANCER,
             parent=self,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pulumi import CustomTimeouts, Resource, ResourceHookBinding, ResourceOptions
+from pulumi import CustomTimeouts, Resource, ResourceHook, ResourceHookBinding, ResourceOptions
 from pulumi_kubernetes.core.v1 import Namespace
 from pulumi_kubernetes.helm.v3 import Release, ReleaseArgs, RepositoryOptsArgs
 from pulumi_kubernetes.meta.v1 import ObjectMetaArgs
@@ -214,8 +214,9 @@ def helm_release(
     istio: Distribution,
     values: Mapping[str, object],
     parent: Resource,
+    before: ResourceHook,
+    ready: ResourceHook | None = None,
     after: Sequence[Resource] = (),
-    hooks: ResourceHookBinding | None = None,
     postrender: str | None = None,
     skip_await: bool = False,
     protect: bool = False,
@@ -232,8 +233,10 @@ def helm_release(
         istio: Where the chart comes from, its version, and how long Helm waits.
         values: Helm values; every key is sent as it is.
         parent: The component it belongs to.
+        before: Called before creation and update. No release is without it: one that was killed
+            while Helm installed it would stop the next update (`components/helm_record.py`).
+        ready: Called after creation and update, which end when it does.
         after: What must be ready first.
-        hooks: What the engine calls around creation and update.
         postrender: Program that rewrites the rendered manifests, relative to the program's folder.
         skip_await: Do not wait until the release's objects are ready.
         protect: Refuse to uninstall it.
@@ -255,6 +258,14 @@ def helm_release(
             skip_await=True if skip_await else None,
         ),
         opts=ResourceOptions(
-            parent=parent, depends_on=list(after), hooks=hooks, protect=protect or None
+            parent=parent,
+            depends_on=list(after),
+            hooks=ResourceHookBinding(
+                before_create=[before],
+                before_update=[before],
+                after_create=[ready] if ready else None,
+                after_update=[ready] if ready else None,
+            ),
+            protect=protect or None,
         ),
     )

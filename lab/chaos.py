@@ -28,6 +28,9 @@ from lab.stack import Stack
 
 STACK: Final = "chaos"
 
+UP: Final = ("up", "--yes", "--skip-preview")
+DESTROY: Final = ("destroy", "--yes", "--skip-preview")
+
 SETTINGS: Final = {
     "profile": "minimal",
     "bookinfo": "false",
@@ -230,11 +233,11 @@ class Bench:
 
     def up(self, *words: str) -> tuple[int, str]:
         """An update without the preview before it."""
-        return self.pulumi("up", "--yes", "--skip-preview", *words)
+        return self.pulumi(*UP, *words)
 
     def destroy(self) -> tuple[int, str]:
         """Take the stack away."""
-        return self.pulumi("destroy", "--yes", "--skip-preview")
+        return self.pulumi(*DESTROY)
 
     def run(self, *words: str) -> tuple[int, str]:
         """Any program on the lab."""

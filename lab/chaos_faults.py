@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from lab import cluster
 from lab.chaos import (
+    DESTROY,
     SETTINGS,
     STACK,
+    UP,
     Bench,
     Fault,
     Row,
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Sequence
 
-UP: Final = ("up", "--yes", "--skip-preview")
-DESTROY: Final = ("destroy", "--yes", "--skip-preview")
 _GONE_S = 30
 _BETWEEN_S = 5
 """The longest time from a step to a kill; a Helm release takes about as long."""
@@ -56,7 +56,7 @@ For a mount namespace, which takes the mounts along whatever happens."""
 
 
 def edited(bench: Bench) -> str:
-    """Objects of Pulumi's own, changed and deleted by somebody else."""
+    """Objects of Pulumi's own, changed by somebody else."""
     bench.must("kubectl", "label", "namespace", "bookinfo", "istio-injection-")
     permissive = json.dumps({"spec": {"mtls": {"mode": "PERMISSIVE"}}})
     for where, name in _policies(bench):
@@ -188,7 +188,7 @@ FAULTS: Final = (
 
 
 def kills(up_lines: int, destroy_lines: int, count: int, seed: int) -> list[Fault]:
-    """Kills of an update and of a destroy in turn, half of each with all of their plugins."""
+    """Kills of an update and of a destroy in turn, about half of them with all plugins."""
 
     def one(words: Sequence[str], line: int, *, all_of_it: bool, after_s: float) -> Fault:
         def strike(bench: Bench) -> str:
@@ -258,9 +258,8 @@ def chaos(around: LabPaths, *, seed: int | None, only: str | None, count: int, l
             raise LabError("the bench needs a lab that root has started")
         bench = Bench(paths, open_stack(STACK, paths))
         bench.set(**SETTINGS)
-        steps_of = learn(bench)
-        # the kills take most of the time, and are more of the same
-        faults = [*FAULTS, *kills(*steps_of, count, seed)]
+        # last, because the kills take most of the time and are more of the same
+        faults = [*FAULTS, *kills(*learn(bench), count, seed)]
         chosen = [one for one in faults if one.name.startswith(only or "")]
         if not chosen:
             names = ", ".join(one.name for one in faults)

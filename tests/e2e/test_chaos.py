@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lab.chaos import SETTINGS, STACK, Bench, Fault, Typed
-from lab.chaos_faults import DESTROY, FAULTS, UP
+from lab.chaos import DESTROY, SETTINGS, STACK, UP, Bench, Fault, Typed
+from lab.chaos_faults import FAULTS
 from lab.stack import open_stack
 
 if TYPE_CHECKING:
