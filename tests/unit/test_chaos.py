@@ -118,6 +118,35 @@ def test_differences_name_what_is_missing_unexpected_and_other() -> None:
     assert differences(wanted, dict(wanted)) == []
 
 
+class Cluster(Bench):
+    """A cluster with these objects."""
+
+    def __init__(self, *items: dict[str, Any]) -> None:
+        self.items = items
+
+    def must(self, *words: str) -> str:
+        return json.dumps({"items": [] if "secrets" in words else self.items})
+
+    def run(self, *words: str) -> tuple[int, str]:
+        return 1, f"no such kinds: {words}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("ConfigMap", "istio-ca-crl"),
+        ("ConfigMap", "kube-root-ca.crt"),
+        ("ServiceAccount", "default"),
+    ],
+)
+def test_what_controllers_hand_out_in_their_own_time_is_not_what_was_declared(
+    kind: str, name: str
+) -> None:
+    handed_out = item(kind) | {"metadata": {"name": name, "namespace": "n"}}
+    assert Cluster(handed_out).found() == {}
+    assert list(Cluster(handed_out | {"kind": "Service"}).found()) == [f"Service n/{name}"]
+
+
 # --- healing
 
 
@@ -177,7 +206,9 @@ def test_nothing_is_typed_that_a_fault_should_not_need_and_the_row_fails() -> No
     assert patient.typed == [Typed.UP, Typed.REFRESH]
     assert row.typed is None
     assert not row.ok
-    assert "missing Deployment istio-system/istiod" in row.happened
+    assert row.happened == "seen" + "".join(
+        f"; `{typed.command}`: missing Deployment istio-system/istiod" for typed in patient.typed
+    )
 
 
 def test_a_fault_that_an_update_should_heal_is_not_given_a_refresh() -> None:
