@@ -59,6 +59,9 @@ _USERS_OWN: Final = {
 }
 """The settings of Go that a user may bring; any other would change what is built."""
 
+_CLEANS_UP_S: Final = 5
+"""How long an interrupted go command has to remove what it had begun."""
+
 _WAYS_OUT: Final = """\
 Ways out: install Go 1.26 or newer (https://go.dev/dl) and run the same command again; or put the
 tools on PATH (`python -m lab.toolchain list` names the versions); or, where the publishers' sites
@@ -160,6 +163,11 @@ def _go(arguments: Sequence[str], module: Module, show: Callable[[_Said], None])
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGINT)
+                try:
+                    process.wait(_CLEANS_UP_S)
+                except subprocess.TimeoutExpired:
+                    # what a script has put into the background ignores SIGINT
+                    os.killpg(process.pid, signal.SIGKILL)
             listener.join()
             raise
     if process.returncode:

@@ -575,6 +575,14 @@ def test_where_nothing_can_be_fetched_an_optional_tool_is_only_looked_for(
 
 
 @pytest.fixture
+def in_the_background() -> Iterator[None]:
+    """Processes start as a script starts them with `&`."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def hanging_build(
     bin_: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[subprocess.Popen[str]]:
@@ -612,6 +620,17 @@ def test_an_ended_build_ends_its_compilers_and_says_that_it_goes_on_next_time(
     assert hanging_build.returncode == 130
     assert "run it again to go on" in said
     assert list(tmp_path.glob("cache/*/*/.partial-*")) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "hangs").read_text()), 0)
+
+
+@pytest.mark.usefixtures("in_the_background")
+def test_a_build_that_ignores_interruptions_ends_its_compilers_too(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    build: subprocess.Popen[str] = request.getfixturevalue("hanging_build")
+    build.terminate()
+    assert "run it again to go on" in build.communicate(timeout=60)[1]
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "hangs").read_text()), 0)
 
