@@ -24,6 +24,7 @@ CANARY = "istiod-canary"
 REVISION = "revisions[0].name", "canary"
 NAMESPACE = "bookinfo"
 OLD, NEW = "details-v1", "productpage-v1"
+GATEWAYS = ("istio-egressgateway", "istio-ingressgateway")
 KINDS = (
     "deployments",
     "services",
@@ -71,7 +72,9 @@ def istiod_of(play: Playground, app: str) -> str:
 
 
 def gateways(play: Playground) -> set[str]:
-    """The revisions that the gateways were injected by."""
+    """The revisions that the gateways were injected by, once their rollouts are over."""
+    for one in GATEWAYS:
+        play.kubectl("-n", "istio-system", "rollout", "status", f"deployment/{one}")
     found = play.pods("istio-system", "istio in (ingressgateway, egressgateway)")
     alive = [one for one in found if "deletionTimestamp" not in one["metadata"]]
     assert len(alive) == 2
@@ -318,10 +321,7 @@ def test_back_by_the_tag_and_it_leaves_nothing(mesh: Mesh, play: Playground) -> 
     assert "the gateways belong to istiod default, and 2 of their 2 proxies" in moved.out
     restart(play, NEW)
     # what the warning says
-    both = ("istio-egressgateway", "istio-ingressgateway")
-    play.kubectl("-n", "istio-system", "rollout", "restart", "deployment", *both)
-    for one in both:
-        play.kubectl("-n", "istio-system", "rollout", "status", f"deployment/{one}")
+    play.kubectl("-n", "istio-system", "rollout", "restart", "deployment", *GATEWAYS)
     assert gateways(play) == {"default"}
     assert "until they are restarted" not in mesh.pulumi("preview", "--expect-no-changes").out
     for key in ("revisions", "revisionTags"):
