@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import timedelta
@@ -771,10 +772,13 @@ def _no_state(cluster: Cluster) -> str | None:
 
 def _pending(cluster: Cluster) -> Iterator[Finding]:
     for one in cluster.state.pending if cluster.state else ():
-        yield Finding(
-            problem=f"an update was interrupted while {one['type']} {one['resource']['urn']}",
-            fix=(_pulumi(cluster, "refresh", "--clear-pending-creates"),),
-        )
+        urn = one["resource"]["urn"]
+        if one["type"] == "deleting":
+            # to a refresh what is half deleted looks as if it were there
+            fix = _pulumi(cluster, "destroy", "--refresh", "--target", urn)
+        else:
+            fix = _pulumi(cluster, "refresh", "--clear-pending-creates")
+        yield Finding(problem=f"an update was interrupted while {one['type']} {urn}", fix=(fix,))
 
 
 def _condemned(cluster: Cluster) -> Iterator[Finding]:
@@ -803,7 +807,7 @@ def _homeless(cluster: Cluster) -> Iterator[Finding]:
 
 def _pulumi(cluster: Cluster, *words: str) -> str:
     stack = cluster.state.stack if cluster.state else ""
-    return " ".join(("pulumi", *words, *(("--stack", stack) if stack else ())))
+    return shlex.join(("pulumi", *words, *(("--stack", stack) if stack else ())))
 
 
 def _why(found: Json) -> str:

@@ -718,6 +718,14 @@ def test_an_interrupted_update_is_fatal(kubectl: Kubectl) -> None:
     assert fix == ("pulumi refresh --clear-pending-creates --stack dev",)
 
 
+def test_what_is_half_deleted_is_to_be_deleted_to_the_end(kubectl: Kubectl) -> None:
+    urn = "urn:pulumi:dev::service-mesh::a:b:C$kubernetes:helm.sh/v3:Release::istio-base"
+    state = _state(pending_operations=[{"type": "deleting", "resource": {"urn": urn}}])
+    problem, fix = _one(kubectl, "state-pending", state=state)
+    assert problem == f"an update was interrupted while deleting {urn}"
+    assert fix == (f"pulumi destroy --refresh --target '{urn}' --stack dev",)
+
+
 def test_what_was_replaced_and_not_deleted_is_a_warning(kubectl: Kubectl) -> None:
     resources = copy.deepcopy(_RECORDED["state"]["deployment"]["resources"])
     resources[-1]["delete"] = True
