@@ -197,9 +197,7 @@ def kills(up_lines: int, destroy_lines: int, count: int, seed: int) -> list[Faul
             # between two steps there is time, too: Helm is at work then
             return bench.killed(words, line, all_of_it=all_of_it, wait=lambda: time.sleep(after_s))
 
-        # a half-uninstalled release is uninstalled to its end, and not installed over
-        most = Typed.UP if words is UP else Typed.DESTROY
-        return Fault(name=f"kill-{words[0]}-{line}", strike=strike, heals=most)
+        return Fault(name=f"kill-{words[0]}-{line}", strike=strike)
 
     chosen = random.Random(seed)  # noqa: S311 (it repeats a run)
     half = -(-count // 2)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 import yaml
@@ -20,6 +20,9 @@ from lab.lifecycle import LabError, up
 from lab.paths import CONTEXT, ROOT, LabPaths
 from lab.toolchain import Tools, ensure
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 TOOLS: Final = ("pulumi", "pulumi-resource-kubernetes", "kubectl", "istioctl", "helm")
 """What a person on the lab has on PATH."""
 
@@ -27,6 +30,9 @@ _TAKES_CONFIG_FILE: Final = frozenset({"up", "preview", "destroy", "refresh", "c
 
 _UPDATES: Final = frozenset({"up", "destroy", "refresh"})
 """What takes the stack's lock, and leaves it behind when it is killed."""
+
+_TRIES = 3
+"""How often a deletion that was cut off is begun again."""
 
 _PROJECT = "service-mesh"
 
@@ -106,11 +112,12 @@ class Stack:
     def pulumi(self, *words: str) -> list[str]:
         """The command line of `pulumi ...` for this stack, which is made on first use.
 
-        After an update that was killed its lock is taken away, and an `up` looks at the cluster
-        again, because the state does not say how far it came.
+        After an update that was killed its lock is taken away. Before an `up` what it was deleting
+        is deleted to the end, for what is half deleted looks as if it were there; and the `up`
+        looks at the cluster again, because the state does not say how far the other one came.
 
         Raises:
-            LabError: the stack could not be made.
+            LabError: the stack could not be made, or what was half deleted not be deleted.
         """
         where = () if self.program == ROOT else ("-C", str(self.program))
         if self.call("pulumi", *where, "stack", "select", self.name, quiet=True):
@@ -126,8 +133,40 @@ class Stack:
             print("an update was killed: its lock is removed", file=sys.stderr)
             self.read("pulumi", *where, "cancel", "--yes", "--stack", self.name)
             if words[0] == "up":
+                self._delete_to_the_end(where)
                 words += ("--refresh",)
         return ["pulumi", *where, *words, "--stack", self.name, *file]
+
+    def _delete_to_the_end(self, where: Sequence[str]) -> None:
+        """Finish the deletions that an update was killed in.
+
+        Raises:
+            LabError: something is still there after several tries.
+        """
+        state = self._state(where)
+        pending = state.get("pending_operations") or ()
+        urns = {one["resource"]["urn"] for one in pending if one["type"] == "deleting"}
+        names = ", ".join(sorted(urn.rpartition("::")[2] for urn in urns))
+        if names:
+            print(f"what it was deleting is deleted to the end: {names}", file=sys.stderr)
+        tries, why = 0, ""
+        while left := sorted(urns & {one["urn"] for one in state.get("resources") or ()}):
+            if tries == _TRIES:
+                raise LabError(f"{names} cannot be deleted. {why}")
+            tries += 1
+            targets = [word for urn in left for word in ("--target", urn)]
+            yes = ("--yes", "--skip-preview", "--non-interactive", "--refresh")
+            # a plugin that outlived the CLI may be at it, too: then one of the two fails
+            try:
+                self.read(*self.pulumi("destroy", *yes, *targets))
+            except LabError as error:
+                why = str(error)
+            state = self._state(where)
+
+    def _state(self, where: Sequence[str]) -> dict[str, Any]:
+        exported = self.read("pulumi", *where, "stack", "export", "--stack", self.name)
+        state: dict[str, Any] = json.loads(exported)["deployment"]
+        return state
 
     def cut_off(self) -> bool:
         """Whether the stack is locked by updates of this machine alone that no longer run.

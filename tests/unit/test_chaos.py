@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -349,23 +349,41 @@ def test_a_stack_without_locks_was_not_cut_off(tmp_path: Path) -> None:
     assert not locked(tmp_path).cut_off()
 
 
-class Recorder(stack.Stack):
-    """A stack whose CLI only writes down what it is asked."""
+URN = "urn:pulumi:dev::p::t::base"
 
-    asked: list[tuple[str, ...]] = []  # noqa: RUF012 (a frozen dataclass has no room for it)
+
+class Recorder(stack.Stack):
+    """A stack whose CLI writes down what it is asked, and deletes what it is told to."""
+
+    # a frozen dataclass has no room for them
+    asked: ClassVar[list[tuple[str, ...]]] = []
+    state: ClassVar[dict[str, Any]] = {}
+    failures: ClassVar[list[str]] = []
 
     def call(self, *words: str, quiet: bool = False) -> int:  # noqa: ARG002
         return 0
 
     def read(self, *words: str, stdin: str | None = None) -> str:  # noqa: ARG002
         self.asked.append(words)
-        return ""
+        if "destroy" in words:
+            if self.failures:
+                raise LabError(self.failures.pop())
+            self.state["resources"] = []
+        return json.dumps({"deployment": self.state})
 
 
-def recorder(folder: Path, pid: int) -> Recorder:
+def recorder(folder: Path, pid: int, kind: str | None = None, *failures: str) -> Recorder:
+    resource = {"urn": URN}
+    pending = [{"type": kind, "resource": resource}] if kind else None
     Recorder.asked.clear()
+    Recorder.state.update(pending_operations=pending, resources=[resource])
+    Recorder.failures[:] = failures
     found = locked(folder, {"pid": pid})
     return Recorder(name=found.name, variables=found.variables, config=None)
+
+
+def destroyed(opened: Recorder) -> list[tuple[str, ...]]:
+    return [words for words in opened.asked if "destroy" in words]
 
 
 def test_an_update_after_a_killed_one_takes_its_lock_away_and_looks_at_the_cluster(
@@ -373,7 +391,45 @@ def test_an_update_after_a_killed_one_takes_its_lock_away_and_looks_at_the_clust
 ) -> None:
     opened = recorder(tmp_path, ended)
     assert "--refresh" in opened.pulumi("up", "--yes")
-    assert opened.asked == [("pulumi", "cancel", "--yes", "--stack", "dev")]
+    assert opened.asked == [
+        ("pulumi", "cancel", "--yes", "--stack", "dev"),
+        ("pulumi", "stack", "export", "--stack", "dev"),
+    ]
+
+
+def test_an_update_deletes_to_the_end_what_a_killed_one_was_deleting(
+    tmp_path: Path, ended: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = recorder(tmp_path, ended, "deleting")
+    assert "--refresh" in opened.pulumi("up", "--yes")
+    [words] = destroyed(opened)
+    assert words == (
+        *("pulumi", "destroy", "--yes", "--skip-preview", "--non-interactive", "--refresh"),
+        *("--target", URN, "--stack", "dev"),
+    )
+    assert "is deleted to the end: base\n" in capsys.readouterr().err
+
+
+def test_what_a_killed_update_was_creating_is_not_deleted(tmp_path: Path, ended: int) -> None:
+    opened = recorder(tmp_path, ended, "creating")
+    opened.pulumi("up", "--yes")
+    assert destroyed(opened) == []
+
+
+def test_a_deletion_that_fails_beside_that_of_a_plugin_is_begun_again(
+    tmp_path: Path, ended: int
+) -> None:
+    opened = recorder(tmp_path, ended, "deleting", *["release: not found"] * 2)
+    opened.pulumi("up", "--yes")
+    assert len(destroyed(opened)) == 3
+
+
+def test_what_cannot_be_deleted_to_the_end_is_said_before_anything_is_updated(
+    tmp_path: Path, ended: int
+) -> None:
+    opened = recorder(tmp_path, ended, "deleting", *["finalizers"] * 3)
+    with pytest.raises(LabError, match=r"base cannot be deleted\. finalizers"):
+        opened.pulumi("up", "--yes")
 
 
 def test_a_destroy_after_a_killed_one_takes_its_lock_away(tmp_path: Path, ended: int) -> None:
