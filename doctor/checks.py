@@ -771,9 +771,12 @@ def _no_state(cluster: Cluster) -> str | None:
 
 
 def _pending(cluster: Cluster) -> Iterator[Finding]:
+    resources = cluster.state.resources if cluster.state else ()
+    # an update deletes these itself, and what has replaced one has the same URN
+    replaced = {one["urn"] for one in resources if one.get("delete")}
     for one in cluster.state.pending if cluster.state else ():
         urn = one["resource"]["urn"]
-        if one["type"] == "deleting":
+        if one["type"] == "deleting" and urn not in replaced:
             # to a refresh what is half deleted looks as if it were there
             fix = _pulumi(cluster, "destroy", "--refresh", "--target", urn)
         else:

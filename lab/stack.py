@@ -146,6 +146,8 @@ class Stack:
         state = self._state(where)
         pending = state.get("pending_operations") or ()
         urns = {one["resource"]["urn"] for one in pending if one["type"] == "deleting"}
+        # the old one of a replacement has the name of the new one, and goes with the next update
+        urns -= {one["urn"] for one in state.get("resources") or () if one.get("delete")}
         names = ", ".join(sorted(urn.rpartition("::")[2] for urn in urns))
         if names:
             print(f"what it was deleting is deleted to the end: {names}", file=sys.stderr)

@@ -416,6 +416,15 @@ def test_what_a_killed_update_was_creating_is_not_deleted(tmp_path: Path, ended:
     assert destroyed(opened) == []
 
 
+def test_what_a_killed_update_had_replaced_is_not_deleted_with_the_old_one(
+    tmp_path: Path, ended: int
+) -> None:
+    opened = recorder(tmp_path, ended, "deleting")
+    opened.state["resources"].append({"urn": URN, "delete": True})
+    opened.pulumi("up", "--yes")
+    assert destroyed(opened) == []
+
+
 def test_a_deletion_that_fails_beside_that_of_a_plugin_is_begun_again(
     tmp_path: Path, ended: int
 ) -> None:

@@ -726,6 +726,19 @@ def test_what_is_half_deleted_is_to_be_deleted_to_the_end(kubectl: Kubectl) -> N
     assert fix == (f"pulumi destroy --refresh --target '{urn}' --stack dev",)
 
 
+def test_what_has_replaced_the_half_deleted_is_not_to_be_deleted(kubectl: Kubectl) -> None:
+    resources = copy.deepcopy(_RECORDED["state"]["deployment"]["resources"])
+    resources[-1]["delete"] = True
+    pending = [{"type": "deleting", "resource": {"urn": resources[-1]["urn"]}}]
+    state = _state(resources=resources, pending_operations=pending)
+    found = _found(kubectl, state=state)
+    fixes = [fix for one in found.values() for finding in one.findings for fix in finding.fix]
+    assert fixes == [
+        "pulumi refresh --clear-pending-creates --stack dev",
+        "pulumi up --stack dev",
+    ]
+
+
 def test_what_was_replaced_and_not_deleted_is_a_warning(kubectl: Kubectl) -> None:
     resources = copy.deepcopy(_RECORDED["state"]["deployment"]["resources"])
     resources[-1]["delete"] = True
