@@ -16,6 +16,12 @@ Json = dict[str, Any]
 STACK_ANNOTATION = "service-mesh/stack"
 """Annotation of a namespace that a stack created; its value is PROJECT/STACK."""
 
+INJECTION_LABEL, REVISION_LABEL = "istio-injection", "istio.io/rev"
+"""Labels of a namespace that ask for sidecars; where both are there the first counts."""
+
+ROOT_CONFIG_MAP = "istio-ca-root-cert"
+"""ConfigMap that istiod writes its root certificate to, in every namespace."""
+
 
 class BadInputError(Exception):
     """The cluster could not be asked, or the command line is wrong; the message is one sentence."""
@@ -159,6 +165,16 @@ class Cluster:
         return [one for one in self.of("Deployment") if labels(one).get("app") == "istiod"]
 
     @property
+    def istio_versions(self) -> dict[str, str]:
+        """Versions of the control planes, and the revision of each."""
+        found = {}
+        for one in self.istiods:
+            for container in one["spec"]["template"]["spec"]["containers"]:
+                if version := release(tag(container["image"])):
+                    found[version] = labels(one).get(REVISION_LABEL, "default")
+        return found
+
+    @property
     def phase(self) -> Phase | None:
         """Whether there is a control plane; None: Deployments may not be listed."""
         if "Deployment" in self.unread:
@@ -189,6 +205,17 @@ class Cluster:
     def command(self, *words: str) -> str:
         """A command of kubectl's for this cluster, to copy."""
         return f"{self.kubectl} {shlex.join(words)}"
+
+    def reapply(self, helm: str, where: str) -> str:
+        """Makes what a Helm release installed and somebody deleted, with no chart at hand."""
+        reach = self.kubectl.removeprefix("kubectl").replace(" --context ", " --kube-context ")
+        apply = self.command("apply", "--server-side", "--force-conflicts", "--filename", "-")
+        return f"helm{reach} get manifest {helm} --namespace {where} | {apply}"
+
+    def pulumi(self, *words: str) -> str:
+        """A command of Pulumi's for this stack, to copy."""
+        stack = self.state.stack if self.state else ""
+        return shlex.join(("pulumi", *words, *(("--stack", stack) if stack else ())))
 
 
 Checked = Callable[[Cluster], Iterable[Finding]]
@@ -285,6 +312,17 @@ def condition(item: Mapping[str, Any], kind: str) -> Json:
     """A condition of its status; empty where there is none."""
     found = (item.get("status") or {}).get("conditions") or ()
     return next((one for one in found if one.get("type") == kind), {})
+
+
+def why(found: Json) -> str:
+    """What a condition gives as its reason."""
+    return str(found.get("message") or found.get("reason") or "nobody says why").strip()
+
+
+def is_istios(configuration: Json) -> bool:
+    """Whether a webhook configuration is Istio's, by the names of its webhooks."""
+    hooks = configuration.get("webhooks") or ()
+    return any(str(one["name"]).endswith("istio.io") for one in hooks)
 
 
 def minor(version: str) -> int | None:
