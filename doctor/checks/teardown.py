@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 from doctor.checks.data_plane import asking, proxied, restart
 from doctor.model import (
@@ -27,26 +28,36 @@ from doctor.model import (
 
 _ABSENT = (Phase.ABSENT,)
 
+_SOON = timedelta(minutes=1)
+"""How long a deletion takes that nothing is wrong with: pods may use 30 s of it to end
+(terminationGracePeriodSeconds)."""
+
+_STUCK = (
+    *("NamespaceDeletionDiscoveryFailure", "NamespaceDeletionContentFailure"),
+    "NamespaceFinalizersRemaining",
+)
+"""Conditions of a namespace whose deletion waits for somebody."""
+
 
 def _terminating(cluster: Cluster) -> Iterator[Finding]:
     for one in cluster.of("Namespace"):
-        if "deletionTimestamp" not in one["metadata"]:
+        since = one["metadata"].get("deletionTimestamp")
+        if since is None:
             continue
-        said = [
-            condition(one, kind)
-            for kind in (
-                *("NamespaceDeletionDiscoveryFailure", "NamespaceDeletionContentFailure"),
-                *("NamespaceContentRemaining", "NamespaceFinalizersRemaining"),
-            )
-        ]
-        reasons = [str(c.get("message")) for c in said if c.get("status") == "True"]
+        reasons = {
+            kind: str(said.get("message"))
+            for kind in (*_STUCK, "NamespaceContentRemaining")
+            if (said := condition(one, kind)).get("status") == "True"
+        }
         held = [item for item in (cluster.left or {}).get(name(one), ()) if finalizers(item)]
-        names = [f"{item['kind']} {name(item)} ({', '.join(finalizers(item))})" for item in held]
-        why = f"held by {', '.join(names)}" if held else " ".join(reasons) or "it has just begun"
+        young = cluster.now - datetime.fromisoformat(since) < _SOON
+        if young and not held and reasons.keys().isdisjoint(_STUCK):
+            continue
+        names = ", ".join(f"{i['kind']} {name(i)} ({', '.join(finalizers(i))})" for i in held)
+        reason = f"held by {names}" if held else " ".join(reasons.values()) or "nobody says why"
         wait = cluster.command("wait", "--for=delete", f"namespace/{name(one)}", "--timeout=5m")
         yield Finding(
-            problem=f"namespace {name(one)} is being deleted since "
-            f"{one['metadata']['deletionTimestamp']}: {why}",
+            problem=f"namespace {name(one)} is being deleted since {since}: {reason}",
             fix=(*(_release(cluster, _resource(item), item) for item in held), wait),
         )
 

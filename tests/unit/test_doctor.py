@@ -648,6 +648,42 @@ def test_a_namespace_that_is_held_by_nothing_known_says_what_the_api_server_says
     assert len(fix) == 1
 
 
+@pytest.mark.parametrize(("seconds", "found"), [(59, set()), (60, {"namespaces-terminating"})])
+def test_a_namespace_whose_pods_have_just_been_told_to_end_is_not_stuck(
+    empty: Kubectl, seconds: int, found: set[str]
+) -> None:
+    _dying(empty, "Some resources are remaining: pods. has 3 resource instances")
+    begun = datetime.fromisoformat(empty.the("Namespace", "stuck")["metadata"]["deletionTimestamp"])
+    assert set(_found(empty, now=begun + timedelta(seconds=seconds))) == found
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "NamespaceDeletionDiscoveryFailure",
+        "NamespaceDeletionContentFailure",
+        "NamespaceFinalizersRemaining",
+    ],
+)
+def test_a_namespace_that_the_api_server_cannot_empty_is_stuck_from_the_first_second(
+    empty: Kubectl, kind: str
+) -> None:
+    _dying(empty, "pods remain")
+    dying = empty.the("Namespace", "stuck")
+    dying["status"]["conditions"].append({"type": kind, "status": "True", "message": "it cannot"})
+    begun = datetime.fromisoformat(dying["metadata"]["deletionTimestamp"])
+    (finding,) = _found(empty, now=begun)["namespaces-terminating"].findings
+    assert finding.problem.endswith(": it cannot pods remain")
+
+
+def test_a_namespace_with_a_finalizer_in_it_is_stuck_from_the_first_second(empty: Kubectl) -> None:
+    _dying(empty, "Some resources are remaining: configmaps. has 1 resource instances")
+    empty.add("ConfigMap", "held")["metadata"] |= {"namespace": "stuck", "finalizers": ["a.b/c"]}
+    begun = datetime.fromisoformat(empty.the("Namespace", "stuck")["metadata"]["deletionTimestamp"])
+    (finding,) = _found(empty, now=begun)["namespaces-terminating"].findings
+    assert finding.problem.endswith("held by ConfigMap held (a.b/c)")
+
+
 @pytest.mark.parametrize(
     ("reason", "verb"), [("ServiceNotFound", "delete"), ("FailedDiscoveryCheck", "describe")]
 )
