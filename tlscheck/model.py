@@ -10,6 +10,8 @@ from functools import cached_property, lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+from tlscheck.documents import items, mapping
+
 Labels = Mapping[str, str]
 TLS_MODE = "security.istio.io/tlsMode"
 STATUS = "sidecar.istio.io/status"
@@ -18,16 +20,6 @@ TUNNEL = "networking.istio.io/tunnel"
 MODE = "istio.io/dataplane-mode"
 NEVER_INJECTED = {"kube-system", "kube-public", "kube-node-lease", "local-path-storage"}
 MAX_PORT = 65535
-
-
-def mapping(value: object) -> Mapping[Any, Any]:
-    """Return the value when it is a mapping, else an empty one."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def items(value: object) -> list[Any]:
-    """Return the value when it is a list, else an empty one."""
-    return value if isinstance(value, list) else []
 
 
 def text(value: object) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlscheck.client import Rules, Scopes
+from tlscheck.documents import items, mapping
 from tlscheck.model import (
     DestinationRule,
     Labels,
@@ -20,9 +21,7 @@ from tlscheck.model import (
     Service,
     Sidecar,
     Workload,
-    items,
     labels,
-    mapping,
     number,
     subset_of,
     text,
